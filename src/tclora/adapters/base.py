@@ -1,0 +1,134 @@
+"""The base model's shapes, from its config and weight headers alone, and whether an adapter fits them.
+
+In: a folder with `config.json` and safetensors weights, in one file or in shards. Out: tensor shapes by name; no
+weight is read. Refused: modules that the base does not have, and updates of another shape than its weight.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tclora.adapters.files import parse_json, read_bounded
+from tclora.adapters.lora import Adapter, ModuleShape
+from tclora.adapters.weights_file import read_header
+from tclora.errors import AdapterError, AdapterMismatchError
+
+__all__ = ["BaseShapes", "base_shapes", "check_against_base"]
+
+_INDEX, _SINGLE, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+MAX_INDEX_BYTES = 50_000_000
+# Families whose Linear is a Conv1D, which stores its weight as (d_in, d_out).
+_TRANSPOSED = ("gpt2", "gpt_bigcode", "openai-gpt", "decision_transformer", "imagegpt", "ctrl", "clvp")
+_LISTED = 3
+
+
+@dataclass(frozen=True)
+class BaseShapes(Mapping[str, tuple[int, ...]]):
+    """Tensor shapes of a base model by name, and what kind of model its config says it is."""
+
+    name: str
+    model_type: str
+    tensors: Mapping[str, tuple[int, ...]]
+
+    def __getitem__(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name]
+
+    def __iter__(self):
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def base_shapes(base: str | Path) -> BaseShapes:
+    """Read the tensor shapes of a base model's folder, from headers only.
+
+    Raises:
+        AdapterError: the folder lacks `config.json` or safetensors weights, or one of them is damaged.
+    """
+    folder = Path(base).expanduser()
+    config = parse_json(read_bounded(folder / _CONFIG, MAX_INDEX_BYTES), what=_CONFIG, where=folder)
+    tensors: dict[str, tuple[int, ...]] = {}
+    for file in _weight_files(folder):
+        tensors |= {name: info.shape for name, info in read_header(file).items()}
+    return BaseShapes(str(base), str(config.get("model_type", "")), {name: tensors[name] for name in sorted(tensors)})
+
+
+def check_against_base(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse an adapter with modules that the base does not have, or of another shape.
+
+    A module matches a weight whose name is its path, or the end of it after a dot, or the other way around:
+    checkpoints leave out prefixes such as `transformer.`. A `lm_head` without a weight of its own is tied to the
+    embedding.
+
+    Raises:
+        AdapterMismatchError: names adapter, base, and the first modules that do not fit.
+    """
+    by_end = _by_end(shapes)
+    transposed = getattr(shapes, "model_type", "gpt2") in _TRANSPOSED
+    problems = []
+    for path, shape in adapter.shapes.items():
+        weights = _weights_of(path, shapes, by_end)
+        if not weights:
+            problems.append(f"{path} is not in the base")
+        elif not any(_fits(shape, shapes[name], transposed) for name in weights):
+            problems.append(f"{path} is ({shape.d_out}, {shape.d_in}), and {weights[0]} is {shapes[weights[0]]}")
+    if problems:
+        base = getattr(shapes, "name", "the base")
+        more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise AdapterMismatchError(
+            f"{adapter.name} does not fit {base}",
+            where=adapter.source.folder if adapter.source else None,
+            found="; ".join(problems[:_LISTED]) + more,
+            expected="modules and shapes of this base"
+            + (f"; it names {adapter.base_model}" if adapter.base_model else ""),
+            do="give the base that the adapter was trained on, or leave the adapter out",
+        )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if not (folder / _INDEX).exists():
+        return [folder / _SINGLE]
+    index = parse_json(read_bounded(folder / _INDEX, MAX_INDEX_BYTES), what=_INDEX, where=folder)
+    table = index.get("weight_map")
+    names = sorted(set(table.values())) if isinstance(table, dict) and all(map(_is_file_name, table.values())) else []
+    if not names:
+        raise AdapterError(f"{_INDEX} names no files", where=folder, expected="a weight_map of names to files")
+    return [folder / name for name in names]
+
+
+def _is_file_name(name: object) -> bool:
+    # An index is input too: it must not lead out of its folder.
+    return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
+
+
+def _by_end(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
+    """Weight names by each of their ends after a dot."""
+    table: dict[str, list[str]] = {}
+    for name in shapes:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            table.setdefault(".".join(parts[i:]), []).append(name)
+    return table
+
+
+def _weights_of(path: str, shapes: Mapping[str, tuple[int, ...]], by_end: Mapping[str, list[str]]) -> list[str]:
+    parts = f"{path}.weight".split(".")
+    if ".".join(parts) in shapes:
+        return [".".join(parts)]
+    if found := by_end.get(".".join(parts)):
+        return found
+    # The checkpoint may lack leading parts, but a name that short would match anything.
+    for i in range(1, len(parts) - 2):
+        if (name := ".".join(parts[i:])) in shapes:
+            return [name]
+    if parts[-2] == "lm_head":
+        return [name for end in ("embed_tokens.weight", "wte.weight") for name in by_end.get(end, [])]
+    return []
+
+
+def _fits(shape: ModuleShape, weight: tuple[int, ...], transposed: bool) -> bool:
+    # An embedding's weight is (vocabulary, dim): the transpose of its delta as stored.
+    if shape.kind == "embedding":
+        return weight == (shape.d_in, shape.d_out)
+    return weight == (shape.d_out, shape.d_in) or (transposed and weight == (shape.d_in, shape.d_out))

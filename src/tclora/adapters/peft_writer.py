@@ -1,0 +1,144 @@
+"""Writing a PEFT folder that every server and every PEFT since 0.6 reads alike.
+
+In: an `Adapter`. Out: a folder with `adapter_config.json`, `adapter_model.safetensors` and, if given, a card: one rank
+for all modules (smaller ones padded with zeros), `lora_alpha = r`, so the scale is 1, and factors balanced so that
+half precision loses least. Same adapter, same bytes. Refused: an existing output, a rank below the adapter's, and
+values that the target dtype cannot hold. The folder appears whole or not at all.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tclora.adapters.config import CONFIG_FILE
+from tclora.adapters.factors import balance_factors, pad_rank
+from tclora.adapters.keys import tensor_names
+from tclora.adapters.locate import WEIGHTS_FILE
+from tclora.adapters.lora import Adapter
+from tclora.adapters.new_folder import new_folder, refuse_existing, write_file
+from tclora.adapters.targets import minimal_targets
+from tclora.adapters.weights_writer import STORED_DTYPES, write_tensors
+from tclora.errors import AdapterError, ConfigError
+
+__all__ = ["CARD_FILE", "write_adapter"]
+
+CARD_FILE = "README.md"
+
+
+def write_adapter(
+    adapter: Adapter,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    rank: int | None = None,
+    card: str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write an adapter as a PEFT folder of one uniform rank, with a scale of 1.
+
+    Args:
+        rank: the rank to write, at least the largest of the adapter's; that one without it.
+        card: the text of the model card, as Markdown.
+        overwrite: replace an adapter that is there, once the new one is complete.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        OutputExistsError: the folder is not empty and `overwrite` was not given, or it holds other things.
+        ConfigError: `rank` is below the adapter's, or `dtype` is not a floating-point type of PEFT.
+        AdapterError: a value overflows `dtype`; names the module.
+        ArtifactError: the file system refused.
+    """
+    folder = Path(folder)
+    refuse_existing(folder, overwrite=overwrite)
+    if dtype not in STORED_DTYPES:
+        raise ConfigError("adapters are not stored in this dtype", found=dtype, expected=list(STORED_DTYPES))
+    rank = _common_rank(adapter, rank)
+    config = json.dumps(_config(adapter, rank), indent=2, sort_keys=True) + "\n"
+    with new_folder(folder, overwrite=overwrite) as unfinished:
+        tensors = _stored_tensors(adapter, rank, dtype)
+        write_tensors(unfinished / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
+        write_file(unfinished / CONFIG_FILE, config.encode())
+        if card is not None:
+            write_file(unfinished / CARD_FILE, card.encode())
+    return folder
+
+
+def _common_rank(adapter: Adapter, rank: int | None) -> int:
+    largest = max(shape.r for shape in adapter.shapes.values())
+    if rank is None:
+        return largest
+    if rank < largest:
+        widest = next(path for path, shape in adapter.shapes.items() if shape.r == largest)
+        raise ConfigError(
+            f"rank {rank} is too small for {adapter.name}",
+            where=widest,
+            found=f"an update of rank {largest}",
+            expected=f"a rank of at least {largest}",
+            do="write it with a larger rank, or truncate the update first",
+        )
+    return rank
+
+
+def _in_order(adapter: Adapter) -> list[tuple[str, tuple[str, str]]]:
+    """Module paths with their two tensor names, in the order of those names in the file."""
+    named = [(path, tensor_names(path, shape.kind)) for path, shape in adapter.shapes.items()]
+    return sorted(named, key=lambda pair: pair[1])
+
+
+def _stored_shapes(adapter: Adapter, rank: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, (name_a, name_b) in _in_order(adapter):
+        shape = adapter.shapes[path]
+        shapes[name_a], shapes[name_b] = (rank, shape.d_in), (shape.d_out, rank)
+    return shapes
+
+
+def _stored_tensors(adapter: Adapter, rank: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor as it is stored, read and cast one module at a time."""
+    for path, (name_a, name_b) in _in_order(adapter):
+        factors = pad_rank(balance_factors(adapter.modules[path]), rank)
+        yield name_a, _cast(factors.lora_a, dtype, name_a, adapter.name)
+        yield name_b, _cast(factors.lora_b, dtype, name_b, adapter.name)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype, name: str, adapter_name: str) -> Tensor:
+    cast = tensor.to(dtype)
+    if not bool(torch.isfinite(cast).all()):
+        raise AdapterError(
+            f"{name} overflows {dtype}",
+            where=f"adapter {adapter_name}",
+            found=f"values up to {float(tensor.abs().max()):.3g}",
+            expected=f"at most {torch.finfo(dtype).max:.3g}",
+            do="write it as bf16 or fp32",
+        )
+    return cast
+
+
+def _config(adapter: Adapter, rank: int) -> dict[str, Any]:
+    """Only fields that PEFT 0.6 already knows: older versions refuse the others, and servers ignore them."""
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": adapter.base_model,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "revision": adapter.base_revision,
+        "target_modules": minimal_targets(adapter.shapes),
+        "task_type": adapter.task_type,
+    }

@@ -1,0 +1,113 @@
+"""Which modules a config's `target_modules` means, and the shortest honest list for modules that are there.
+
+In: module paths, with a config to compare (reading) or none (writing). Out: notes in words, or a `target_modules`
+list. PEFT matches a list entry exactly or as a dotted suffix, and a single string as a regular expression on the
+whole path. Nothing is refused here: the tensors of a file win over what its config says of them.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+from tclora.adapters.config import LoraConfig
+from tclora.adapters.pattern_syntax import UnsupportedPatternError, parse
+from tclora.adapters.patterns import Budget, fullmatch
+
+__all__ = ["layer_of", "leaf_of", "minimal_targets", "target_notes"]
+
+_LISTED = 5
+
+
+def leaf_of(path: str) -> str:
+    """The last part of a module path, as in `q_proj`."""
+    return path.rsplit(".", 1)[-1]
+
+
+def layer_of(path: str) -> int | None:
+    """The first number in a module path, which is its layer; later ones count experts."""
+    return next((int(part) for part in path.split(".") if part.isdecimal()), None)
+
+
+def target_notes(config: LoraConfig, paths: Sequence[str]) -> list[str]:
+    """What the config and the tensors disagree about, and what layers seem to be missing, each as one sentence."""
+    return _target_disagreements(config.target_modules, paths) + _missing_layers(config, paths)
+
+
+def minimal_targets(paths: Collection[str]) -> list[str]:
+    """A sorted `target_modules` list that PEFT matches to exactly `paths`, as far as `paths` can tell.
+
+    A leaf name stands for its modules where they fill every layer that any module of that leaf could be in: layers 0
+    to the last seen in the whole adapter, without a gap, in every place of the tree where the leaf occurs. Otherwise
+    (some layers only, or a leaf that is a number, as in `to_out.0`) each module is listed by its full path. The base
+    is not known here: a leaf that the base also has elsewhere gets a LoRA of zeros there on loading, which changes
+    nothing.
+    """
+    layers = {layer_of(path) for path in paths} - {None}
+    last = max(layers, default=-1)  # type: ignore[type-var]
+    places: dict[str, dict[str, set[int | None]]] = {}
+    for path in paths:
+        places.setdefault(leaf_of(path), {}).setdefault(_place(path), set()).add(layer_of(path))
+    every_layer = set(range((last or 0) + 1))
+    closed = {
+        leaf
+        for leaf, by_place in places.items()
+        if not leaf.isdecimal() and all(seen in ({None}, every_layer) for seen in by_place.values())
+    }
+    return sorted(closed | {path for path in paths if leaf_of(path) not in closed})
+
+
+def _place(path: str) -> str:
+    """The path with its layer number taken out."""
+    parts = path.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+    return path if number is None else ".".join([*parts[:number], "*", *parts[number + 1 :]])
+
+
+def _target_disagreements(targets: tuple[str, ...] | str | None, paths: Sequence[str]) -> list[str]:
+    if targets is None or targets == "all-linear":
+        return []
+    if isinstance(targets, str):
+        try:
+            node, budget = parse(targets), Budget()
+            dropped = [path for path in paths if not fullmatch(node, path, budget)]
+        except UnsupportedPatternError as error:
+            return [f"the config's target_modules was not compared with the tensors: {error}"]
+        return _untargeted(dropped)
+    # Every suffix of a path that a list entry may equal, so that the cost does not grow with both lists.
+    suffixes = {path: {path, *(path[i + 1 :] for i, letter in enumerate(path) if letter == ".")} for path in paths}
+    present = set().union(*suffixes.values())
+    absent = sorted(set(targets) - present)
+    notes = [f"the config targets {_some(absent)}, for which the file holds no tensors"] if absent else []
+    return notes + _untargeted([path for path in paths if suffixes[path].isdisjoint(targets)])
+
+
+def _untargeted(paths: Sequence[str]) -> list[str]:
+    if not paths:
+        return []
+    return [f"the file holds tensors for {_some(paths)}, which the config does not target; they are used"]
+
+
+def _missing_layers(config: LoraConfig, paths: Sequence[str]) -> list[str]:
+    """Layers that some leaf lacks although its neighbours have it, unless the config asks for certain layers."""
+    if config.layers_to_transform:
+        return []
+    numbered = [(leaf_of(path), layer) for path in paths if (layer := layer_of(path)) is not None]
+    by_leaf: dict[str, set[int]] = {}
+    for leaf, layer in numbered:
+        by_leaf.setdefault(leaf, set()).add(layer)
+    notes = []
+    for leaf in sorted(by_leaf):
+        seen = sorted(by_leaf[leaf])
+        # Gaps between neighbours, so that a layer numbered 10**9 costs nothing.
+        gaps = [f"{low + 1}" + (f" to {high - 1}" if high - low > 2 else "") for low, high in _gaps([-1, *seen])]
+        if gaps:
+            notes.append(f"{leaf} has no tensors in layers {_some(gaps)}, but has them in later layers")
+    return notes
+
+
+def _gaps(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    return [(low, high) for low, high in pairwise(numbers) if high - low > 1]
+
+
+def _some(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:_LISTED])
+    return listed if len(names) <= _LISTED else f"{listed} and {len(names) - _LISTED} more"

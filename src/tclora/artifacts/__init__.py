@@ -1,0 +1,43 @@
+"""Folders that are either finished or visibly not: digests, atomic writes, manifests and locks."""
+
+from tclora.artifacts.files import (
+    digest_of,
+    fsync_folder,
+    read_json,
+    remove_partials,
+    sha256_file,
+    staged_folder,
+    write_bytes,
+    write_json,
+)
+from tclora.artifacts.lock import folder_lock
+from tclora.artifacts.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    file_digests,
+    is_complete,
+    machine_facts,
+    read_manifest,
+    version_facts,
+    write_manifest,
+)
+
+__all__ = [
+    "MANIFEST_NAME",
+    "Manifest",
+    "digest_of",
+    "file_digests",
+    "folder_lock",
+    "fsync_folder",
+    "is_complete",
+    "machine_facts",
+    "read_json",
+    "read_manifest",
+    "remove_partials",
+    "sha256_file",
+    "staged_folder",
+    "version_facts",
+    "write_bytes",
+    "write_json",
+    "write_manifest",
+]

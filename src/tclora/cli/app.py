@@ -1,0 +1,85 @@
+"""The application: commands, and the one place where errors become messages and exit statuses.
+
+Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted, 143 terminated.
+"""
+
+import json
+import signal
+import sys
+import traceback
+
+import typer
+
+from tclora.cli.check import check
+from tclora.cli.merge import merge
+from tclora.cli.methods import methods
+from tclora.cli.quickstart import quickstart
+from tclora.cli.run import register_stages, run
+from tclora.errors import TcLoraError, printable
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Many LoRA adapters to one: clustered training and tensorized merging (TC-LoRA).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(quickstart)
+app.command()(run)
+register_stages(app)
+app.command()(merge)
+app.command()(check)
+app.command()(methods)
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        import tclora
+
+        typer.echo(f"tclora {tclora.__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    words = sys.argv[1:] if arguments is None else arguments
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stopped)
+    sys.exit(_status(words))
+
+
+def _status(words: list[str]) -> int:
+    try:
+        # Usage errors and plain exits end in SystemExit here, with status 2 or the one asked for.
+        app(args=words, prog_name="tclora")
+    except TcLoraError as error:
+        return _told(error, words)
+    except Exception as error:
+        return _unforeseen(error, words)
+    return 0
+
+
+def _told(error: TcLoraError, words: list[str]) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    sys.stderr.write(f"{type(error).__name__}: {error}\n")
+    if "--json" in words:
+        sys.stdout.write(json.dumps(error.facts()) + "\n")
+    return error.exit_status
+
+
+def _unforeseen(error: Exception, words: list[str]) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    sys.stderr.write(f"{type(error).__name__}: {printable(str(error))}\n  do        run it again with --debug\n")
+    return 1
+
+
+def _stopped(number: int, frame: object) -> None:
+    # A second signal ends the process at once.
+    signal.signal(number, signal.SIG_DFL)
+    sys.stderr.write(f"stopped by {signal.Signals(number).name}; run the same command again to go on\n")
+    raise SystemExit(128 + number)

@@ -1,0 +1,113 @@
+"""What commands share: progress on stderr, results on stdout, JSON as one last line."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["PlainProgress", "emit_json", "progress_for", "show_table"]
+
+
+class PlainProgress:
+    """One line per stage, and one every few seconds inside it, with the time that is left."""
+
+    def __init__(self, every_s: float = 10.0):
+        self.every_s = every_s
+        self._label, self._began, self._told = "", 0.0, 0.0
+
+    def begin(self, stage: str) -> None:
+        """Say that a stage starts."""
+        self._say(f"{stage} ...")
+
+    def step(self, label: str, done: int, total: int) -> None:
+        """Say how far the work is, not too often."""
+        now = time.monotonic()
+        if label != self._label:
+            self._label, self._began, self._told = label, now, now
+        if now - self._told >= self.every_s and done:
+            left = (now - self._began) / done * (total - done)
+            self._told = now
+            self._say(f"  {label}: {done}/{total}, about {left:.0f} s left")
+
+    def end(self, stage: str, *, wall_s: float, skipped: bool) -> None:
+        """Say that a stage is done."""
+        self._say(f"{stage}: {'unchanged' if skipped else f'done in {wall_s:.1f} s'}")
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        from tclora.errors import printable
+
+        self._say(f"note: {printable(text)}")
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+class BarProgress:
+    """Bars with the time that is left, on a terminal."""
+
+    def __init__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True)
+        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=self._console, transient=True)
+        self._tasks: dict[str, Any] = {}
+
+    def begin(self, stage: str) -> None:
+        """Start drawing."""
+        self._bars.start()
+        self._console.print(f"[bold]{stage}[/bold]")
+
+    def step(self, label: str, done: int, total: int) -> None:
+        """Move a bar; a finished one goes away."""
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=total)
+        self._bars.update(self._tasks[label], completed=done, total=total)
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(label))
+
+    def end(self, stage: str, *, wall_s: float, skipped: bool) -> None:
+        """Stop drawing and leave one line."""
+        self._bars.stop()
+        self._console.print(f"  {stage}: {'unchanged' if skipped else f'done in {wall_s:.1f} s'}")
+
+    def note(self, text: str) -> None:
+        """Say something once."""
+        from rich.text import Text
+
+        from tclora.errors import printable
+
+        self._console.print(Text(f"note: {printable(text)}", style="yellow"))
+
+
+def progress_for(quiet: bool):
+    """Silence, bars on a terminal, plain lines elsewhere."""
+    if quiet:
+        from tclora.pipeline.progress import Silent
+
+        return Silent()
+    return BarProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def emit_json(value: Any) -> None:
+    """The result as one line of strict JSON on stdout."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, as wide as it needs to be where stdout is not a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)

@@ -1,0 +1,129 @@
+"""`tclora run` and one command per stage. A stage command first brings the stages before it up to date."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tclora.cli.console import emit_json, progress_for, show_table
+
+__all__ = ["register_stages", "run", "run_until", "show_result"]
+
+Config = Annotated[str, typer.Argument(help="The run's YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value. May be repeated.")]
+Seed = Annotated[int | None, typer.Option(help="Override the config's seed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; writes nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One last line of JSON on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start afresh: remove the run folder first.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks.")]
+
+_HELP = {
+    "encode": "Read the data and embed every example.",
+    "cluster": "Cluster the embedded examples.",
+    "train": "Train one adapter per cluster, and the multi-task control.",
+    "evaluate": "Score base, adapters, routed library, merged adapters and multi-task control.",
+    "report": "Write report.json and report.md.",
+}
+
+
+def run(
+    config: Config,
+    set_: Overrides = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run the whole pipeline: data, encode, cluster, train, merge, evaluate, report.
+
+    Killed at any point and started again, it goes on; unchanged stages are skipped.
+    """
+    run_until(
+        config, "report", set_ or [], seed=seed, dry_run=dry_run, as_json=as_json, overwrite=overwrite, quiet=quiet
+    )
+
+
+def register_stages(app: typer.Typer) -> None:
+    """Add one command per stage; `merge` has its own file, for it is also a front door."""
+    for stage, text in _HELP.items():
+        app.command(name=stage, help=text)(_stage_command(stage))
+
+
+def run_until(
+    config: str,
+    stage: str,
+    overrides: list[str],
+    *,
+    seed: int | None = None,
+    dry_run: bool = False,
+    as_json: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Load the config, bring the run up to `stage`, and show the result."""
+    from tclora.config import load_config
+
+    words = [*overrides, *([f"seed={seed}"] if seed is not None else [])]
+    settings = load_config(Path(config), words)
+    if dry_run:
+        from tclora.pipeline.dry_run import plan_run
+
+        return _show_plan(plan_run(settings, until=stage), as_json)
+    from tclora.pipeline.layout import RunFolder
+    from tclora.pipeline.run import run_pipeline
+
+    if overwrite:
+        RunFolder(Path(settings.output).expanduser()).clear()
+    command = shlex.join(["tclora", *sys.argv[1:]])
+    show_result(run_pipeline(settings, until=stage, command=command, progress=progress_for(quiet)), as_json)
+
+
+def show_result(result, as_json: bool) -> None:
+    """The final table, or where the finished stage lies."""
+    if as_json:
+        return emit_json(_summary(result))
+    if result.report is None:
+        return typer.echo(f"{result.until}: done, in {result.folder}")
+    from tclora.reporting import results_table
+
+    header, rows = results_table(result.report)
+    show_table(f"{result.report.name}: figures with 95 % intervals", header, rows)
+    typer.echo(f"report   {result.folder / 'report' / 'report.md'}")
+    typer.echo(f"time     {result.wall_s:.1f} s")
+
+
+def _summary(result) -> dict[str, object]:
+    summary: dict[str, object] = {"out": str(result.folder), "until": result.until, "wall_s": result.wall_s}
+    if result.report is None:
+        return summary
+    from tclora.records import to_json
+
+    contestants = to_json(result.report.evaluation)["contestants"]
+    return summary | {"report": str(result.folder / "report" / "report.json"), "contestants": contestants}
+
+
+def _stage_command(stage: str):
+    def command(
+        config: Config,
+        set_: Overrides = None,
+        seed: Seed = None,
+        dry_run: DryRun = False,
+        as_json: AsJson = False,
+        quiet: Quiet = False,
+        debug: Debug = False,
+    ) -> None:
+        run_until(config, stage, set_ or [], seed=seed, dry_run=dry_run, as_json=as_json, quiet=quiet)
+
+    return command
+
+
+def _show_plan(plan: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        return emit_json(plan)
+    for key, value in plan.items():
+        typer.echo(f"{key:<22} {value}")

@@ -1,0 +1,41 @@
+"""The identity check of every merge: one adapter at weight 1 goes through the same code and must come back.
+
+It catches what silently spoils merges elsewhere: a scaling applied twice or not at all, swapped sides, a sign, a wrong
+block of columns. Each batch of modules sends one adapter through, in turn, so a merge of many batches checks many.
+"""
+
+import torch
+
+from tclora.algebra import LowRankDelta, ModuleStack, relative_distance
+from tclora.errors import NumericalError
+from tclora.merging.method import MergeFunction, Params
+
+__all__ = ["IDENTITY_TOLERANCE", "identity_error"]
+
+# Factors are stored in float32: half a unit of rounding in each of lora_a and lora_b, with room for their product.
+IDENTITY_TOLERANCE = 1e-6
+
+
+def identity_error(stack: ModuleStack, method: MergeFunction, params: Params, turn: int) -> float:
+    """Largest relative distance, over the stack's modules, of one adapter to what the method makes of it alone.
+
+    Raises:
+        NumericalError: it exceeds 1e-6: the merge must not be trusted.
+    """
+    present = [i for i, rank in enumerate(stack.ranks) if rank > 0]
+    i = present[turn % len(present)]
+    block = stack.blocks()[i]
+    alone = ModuleStack(stack.names, stack.out_stack[:, :, block], stack.in_stack[:, :, block], (stack.ranks[i],))
+    weight = torch.ones(1, dtype=torch.float64, device=stack.out_stack.device)
+    merged = method(alone, params.holding(stack.ranks[i]), weight).delta
+    back = LowRankDelta(stack.names, merged.lora_b.float(), merged.lora_a.float())
+    error = float(relative_distance(back, LowRankDelta(alone.names, alone.out_stack, alone.in_stack.mT)).max())
+    if not error <= IDENTITY_TOLERANCE:
+        raise NumericalError(
+            "the identity check failed: one adapter at weight 1 did not come back",
+            where=stack.names[0],
+            found=f"relative distance {error:.2e}",
+            expected=f"at most {IDENTITY_TOLERANCE:.0e}",
+            do="report this with the adapters: the method is wrong for them",
+        )
+    return error

@@ -1,0 +1,128 @@
+"""What a merge method is: a function with a frozen parameter class, in a registry.
+
+A method takes a `ModuleStack` (modules of one shape, adapters side by side), its parameters and one weight per adapter,
+and returns one low-rank update per module. It never sees files, names of adapters or the base model.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from tclora.algebra import LowRankDelta, ModuleStack
+from tclora.errors import ConfigError
+from tclora.registry import Registry
+from tclora.shapes import Float
+
+__all__ = ["MERGE_METHODS", "MergeFunction", "MergedStack", "Params", "default_params", "parse_params"]
+
+
+@runtime_checkable
+class Params(Protocol):
+    """The parameters of a method: a frozen dataclass that also says how to hold one adapter exactly."""
+
+    def holding(self, rank: int) -> "Params":
+        """These parameters with room for one adapter of `rank`, for the identity check."""
+        ...
+
+
+@dataclass(frozen=True)
+class MergedStack:
+    """What a method returns for one stack.
+
+    `relative_error` is that of the method's own model: of the stack for a joint model, of the weighted sum for a
+    truncation, 0 for an exact method. `size` is the Frobenius norm of what was modelled, so that errors of modules
+    can be put together. `diagnostics` are plain numbers per module, for the record.
+    """
+
+    delta: LowRankDelta
+    relative_error: Float[Tensor, " m"]
+    size: Float[Tensor, " m"]
+    diagnostics: tuple[dict[str, object], ...]
+
+
+@runtime_checkable
+class MergeFunction(Protocol):
+    """A merge method."""
+
+    def __call__(self, stack: ModuleStack, params: Any, adapter_weights: Float[Tensor, " n"]) -> MergedStack:
+        """Merge the adapters of every module of the stack. Inputs are not changed."""
+        ...
+
+
+MERGE_METHODS: Registry[MergeFunction] = Registry("merge method")
+"""Every merge method. Facts: `params` (its class), `needs`, `leaves`."""
+
+
+def default_params(method: str) -> Params:
+    """The parameters of a method, all at their defaults."""
+    return parse_params(method, {})
+
+
+def parse_params(method: str, values: Mapping[str, object]) -> Params:
+    """Build a method's parameters from plain values, text included.
+
+    Raises:
+        ConfigError: a name is unknown (the nearest is suggested), a value has the wrong type or range.
+    """
+    kind = typing.cast(type, MERGE_METHODS.entry(method).facts["params"])
+    hints = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            raise ConfigError(
+                f"the method '{method}' has no parameter '{name}'",
+                expected=", ".join(known) or "no parameters",
+                do=f"did you mean '{near[0]}'?" if near else "see `tclora methods`",
+            )
+    return kind(**{name: _value(method, name, hints[name], value) for name, value in values.items()})
+
+
+def _value(method: str, name: str, hint: Any, value: object) -> object:
+    if isinstance(hint, types.UnionType):
+        if value is None or value == "none":
+            return None
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return _choice(method, name, typing.get_args(hint), value)
+    try:
+        return _number(hint, value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"the parameter '{name}' of '{method}' is of the wrong type", found=repr(value), expected=hint.__name__
+        ) from None
+
+
+def _choice(method: str, name: str, choices: tuple[str, ...], value: object) -> str:
+    text = str(value).replace("-", "_")
+    if text not in choices:
+        raise ConfigError(
+            f"the parameter '{name}' of '{method}' has no such value",
+            found=value,
+            expected="one of " + ", ".join(choices),
+        )
+    return text
+
+
+def _number(hint: Any, value: object) -> object:
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        return {"true": True, "false": False}.get(str(value).lower()) or _fail_unless_false(value)
+    if isinstance(value, bool):
+        raise TypeError
+    if hint is int and isinstance(value, float) and not value.is_integer():
+        raise ValueError
+    return hint(value)
+
+
+def _fail_unless_false(value: object) -> bool:
+    if str(value).lower() != "false":
+        raise ValueError
+    return False

@@ -1,0 +1,44 @@
+"""The door to transformers: one frozen base model, its prompts, its losses and answers, adapters hooked on."""
+
+from tclora.models.base import BUNDLED, BUNDLED_NAME, Base, bundled_base_path, load_base, local_base_path
+from tclora.models.generation import greedy_answers
+from tclora.models.hidden import mean_hidden_states
+from tclora.models.hooks import attached
+from tclora.models.scoring import TokenBatch, batches_by_length, collate, response_losses, token_losses
+from tclora.models.targets import attention_targets, resolve_targets
+from tclora.models.template import ExampleLike, Template
+from tclora.models.tokens import (
+    Tokens,
+    prompt_text,
+    tokenize_example,
+    tokenize_pair,
+    tokenize_prompt,
+    tokenize_text,
+)
+
+__all__ = [
+    "BUNDLED",
+    "BUNDLED_NAME",
+    "Base",
+    "ExampleLike",
+    "Template",
+    "TokenBatch",
+    "Tokens",
+    "attached",
+    "attention_targets",
+    "batches_by_length",
+    "bundled_base_path",
+    "collate",
+    "greedy_answers",
+    "load_base",
+    "local_base_path",
+    "mean_hidden_states",
+    "prompt_text",
+    "resolve_targets",
+    "response_losses",
+    "token_losses",
+    "tokenize_example",
+    "tokenize_pair",
+    "tokenize_prompt",
+    "tokenize_text",
+]

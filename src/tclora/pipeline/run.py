@@ -1,0 +1,142 @@
+"""The whole pipeline: stages in order, each skipped where nothing it depends on has changed."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tclora.artifacts import Manifest, folder_lock, machine_facts, version_facts, write_bytes
+from tclora.config import RunConfig, dump_config
+from tclora.errors import ConfigError
+from tclora.merging import parse_params
+from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record
+from tclora.pipeline.layout import RunFolder
+from tclora.pipeline.merge_stage import merge_stage, read_merge_records
+from tclora.pipeline.progress import Progress, Silent
+from tclora.pipeline.stage import Stage, inputs_digest, run_stage
+from tclora.pipeline.text_stages import cluster_stage, data_stage, encode_stage, read_cluster_record, read_encode_record
+from tclora.pipeline.train_stage import read_train_records, train_stage
+from tclora.records import MergeRecord
+from tclora.reporting import RunReport, write_report
+
+__all__ = ["STAGES", "RunResult", "run_pipeline"]
+
+STAGES = ("encode", "cluster", "train", "merge", "evaluate", "report")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where the run lies, the last stage that is finished, and the report where the run got that far."""
+
+    folder: Path
+    until: str
+    wall_s: float
+    report: RunReport | None
+
+
+def run_pipeline(
+    config: RunConfig, *, until: str = "report", command: str = "", progress: Progress | None = None
+) -> RunResult:
+    """Bring the run folder to completion up to the stage `until`.
+
+    Killed at any point and called again, it goes on and gives the same result.
+
+    Raises:
+        ConfigError: a setting is wrong; found before any work where that is possible.
+        ArtifactError: another process is using the folder.
+    """
+    start, told = time.monotonic(), progress or Silent()
+    _check(config, until)
+    if config.base.threads:
+        torch.set_num_threads(config.base.threads)
+    run = RunFolder(Path(config.output).expanduser())
+    with folder_lock(run.root):
+        _store_config(config, run)
+        report = _Run(config, run, told, command).until(until)
+    return RunResult(run.root, until, round(time.monotonic() - start, 3), report)
+
+
+class _Run:
+    """One pass over the stages; each method needs those before it."""
+
+    def __init__(self, config: RunConfig, run: RunFolder, progress: Progress, command: str):
+        self.config, self.run, self.progress, self.command = config, run, progress, command
+        self.done: dict[str, Manifest] = {}
+        self.merges: tuple[Manifest, ...] = ()
+
+    def until(self, last: str) -> RunReport | None:
+        self.done["data"] = data_stage(self.config, self.run, self.progress)
+        steps = (self._encode, self._cluster, self._train, self._merge, self._evaluate)
+        for name, step in zip(STAGES, steps, strict=False):
+            step()
+            if name == last:
+                return None
+        return self._report()
+
+    def _encode(self) -> None:
+        self.done["encode"] = encode_stage(self.config, self.run, self.done["data"], self.progress)
+
+    def _cluster(self) -> None:
+        self.done["cluster"] = cluster_stage(
+            self.config, self.run, self.done["data"], self.done["encode"], self.progress
+        )
+
+    def _train(self) -> None:
+        self.done["train"] = train_stage(self.config, self.run, self.done["data"], self.done["cluster"], self.progress)
+
+    def _merge(self) -> None:
+        clusters = read_cluster_record(self.run)
+        self.merges = merge_stage(self.config, self.run, self.done["train"], clusters, self.progress)
+
+    def _evaluate(self) -> None:
+        self.done["evaluate"] = evaluate_stage(self.config, self.run, self.done, self.merges, self.progress)
+
+    def _report(self) -> RunReport:
+        report = RunReport(
+            name=self.config.name,
+            command=self.command,
+            config=self.config.model_dump(mode="json"),
+            versions=version_facts(),
+            machine=machine_facts(),
+            encode=read_encode_record(self.run),
+            clusters=read_cluster_record(self.run),
+            training=read_train_records(self.config, self.run),
+            merges=read_merge_records(self.config, self.run),
+            evaluation=read_eval_record(self.run),
+            wall_s=self._timings(),
+            notes=_notes(self.run, self.config),
+        )
+        inputs = {name: inputs_digest(manifest) for name, manifest in self.done.items()}
+        inputs |= {f"merge {index}": inputs_digest(manifest) for index, manifest in enumerate(self.merges)}
+        stage = Stage("report", self.run.report, {"config": report.config}, inputs, self.config.seed)
+        run_stage(stage, lambda folder: write_report(folder, report), self.progress)
+        return report
+
+    def _timings(self) -> dict[str, float]:
+        timings = {name: manifest.wall_s for name, manifest in self.done.items() if name != "evaluate"}
+        timings["merge"] = round(sum(manifest.wall_s for manifest in self.merges), 3)
+        return timings | {"evaluate": self.done["evaluate"].wall_s}
+
+
+def _check(config: RunConfig, until: str) -> None:
+    if until not in STAGES:
+        raise ConfigError("there is no such stage", found=until, expected=", ".join(STAGES))
+    for merge in config.merge:
+        parse_params(merge.method, merge.params)
+
+
+def _store_config(config: RunConfig, run: RunFolder) -> None:
+    text = dump_config(config).encode()
+    path = run.root / "config.yaml"
+    if not path.is_file() or path.read_bytes() != text:
+        write_bytes(path, text)
+
+
+def _notes(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
+    records: tuple[MergeRecord, ...] = read_merge_records(config, run)
+    notes = {note for record in records for note in record.notes}
+    template = read_eval_record(run).template
+    if template == "plain":
+        notes.add("The tokenizer has no chat template: prompts use the plain instruction template.")
+    return tuple(sorted(notes))

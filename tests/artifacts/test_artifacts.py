@@ -1,0 +1,168 @@
+"""Atomic writes, staged folders, manifests and locks: what a kill at any moment may leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tclora.artifacts import (
+    Manifest,
+    digest_of,
+    file_digests,
+    folder_lock,
+    is_complete,
+    read_json,
+    read_manifest,
+    remove_partials,
+    sha256_file,
+    staged_folder,
+    write_bytes,
+    write_json,
+    write_manifest,
+)
+from tclora.errors import ArtifactError, OutputExistsError
+
+
+def finished(folder: Path, key: str = "k") -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "a.txt").write_text("one")
+    write_manifest(folder, Manifest("stage", key, {}, {}, file_digests(folder), seed=0, wall_s=1.0))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_equal_values_have_equal_digests_whatever_their_order():
+    assert digest_of({"a": 1, "b": [1.5, None]}) == digest_of({"b": [1.5, None], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_json_comes_back(tmp_path):
+    write_json(tmp_path / "x.json", {"name": "ä", "n": 3})
+    assert read_json(tmp_path / "x.json") == {"name": "ä", "n": 3}
+    assert names(tmp_path) == ["x.json"]
+
+
+def test_damaged_json_names_the_file(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
+    write_bytes(tmp_path / "x", b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        write_bytes(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_staged_folder_appears_whole(tmp_path):
+    with staged_folder(tmp_path / "out") as staging:
+        (staging / "a").write_text("1")
+        assert not (tmp_path / "out").exists()
+    assert names(tmp_path / "out") == ["a"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / "out") as staging:
+        (staging / "a").write_text("1")
+        raise RuntimeError
+    assert names(tmp_path) == []
+
+
+def test_an_existing_output_is_refused(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputExistsError, match="--overwrite"), staged_folder(tmp_path / "out"):
+        pass
+
+
+def test_overwriting_keeps_the_old_folder_until_the_new_one_is_whole(tmp_path):
+    finished(tmp_path / "out")
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / "out", overwrite=True) as staging:
+        (staging / "b").write_text("2")
+        raise RuntimeError
+    assert names(tmp_path / "out") == ["a.txt", "manifest.json"]
+    with staged_folder(tmp_path / "out", overwrite=True) as staging:
+        (staging / "b").write_text("2")
+    assert names(tmp_path / "out") == ["b"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_swap_killed_half_way_is_undone(tmp_path):
+    finished(tmp_path / ".out.old-1.partial")
+    (tmp_path / ".out.new-1.partial").mkdir()
+    remove_partials(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+    assert is_complete(tmp_path / "out", "k")
+
+
+def test_a_finished_folder_is_complete(tmp_path):
+    finished(tmp_path / "s")
+    assert is_complete(tmp_path / "s", "k")
+    assert not is_complete(tmp_path / "s", "another key")
+
+
+@pytest.mark.parametrize("damage", ["delete", "empty", "halve", "flip"])
+@pytest.mark.parametrize("name", ["a.txt", "manifest.json"])
+def test_damage_is_seen(tmp_path, name, damage):
+    finished(tmp_path / "s")
+    path = tmp_path / "s" / name
+    content = path.read_bytes()
+    if damage == "delete":
+        path.unlink()
+    else:
+        flipped = bytes([content[0] ^ 1]) + content[1:]
+        path.write_bytes({"empty": b"", "halve": content[: len(content) // 2], "flip": flipped}[damage])
+    assert not is_complete(tmp_path / "s", "k")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stage": 1}', "null"])
+def test_a_manifest_of_another_form_counts_as_none(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    assert read_manifest(tmp_path) is None
+
+
+def test_a_manifest_with_odd_outputs_counts_as_none(tmp_path):
+    finished(tmp_path / "s")
+    path = tmp_path / "s" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"outputs": [1]}))
+    assert read_manifest(tmp_path / "s") is None
+
+
+def test_digests_leave_out_hidden_files_the_manifest_and_scratch(tmp_path):
+    finished(tmp_path)
+    (tmp_path / ".lock").write_text("1")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "x").write_text("1")
+    assert file_digests(tmp_path, skip=("cache",)) == {"a.txt": sha256_file(tmp_path / "a.txt")}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from tclora.artifacts import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_names_the_first_and_a_killed_run_frees_the_folder(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOLD), str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(ArtifactError, match=f"process {holder.pid}"), folder_lock(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with folder_lock(tmp_path):
+        pass
+    assert names(tmp_path) == []

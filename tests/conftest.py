@@ -1,0 +1,25 @@
+"""Fixtures every test may use: the shared data and models, one torch thread, local seeds."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Two torch threads on a busy two-core machine can be several times slower than one.
+torch.set_num_threads(1)
+
+SHARED = Path(os.environ.get("TCLORA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and models; the test is skipped, saying so, where it is absent."""
+    if not (SHARED / "models").is_dir():
+        pytest.skip(f"needs the shared data and models; none at {SHARED} (set TCLORA_SHARED)")
+    return SHARED
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
