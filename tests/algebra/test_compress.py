@@ -25,6 +25,13 @@ def worst_delta_error(stack, compressed):
     return max(errors)
 
 
+def test_the_measure_of_error_sees_an_error():
+    stack = make_stack("mixed")
+    compressed = compress_stack(stack)
+    compressed.core[0, 0, 0, 2] += 1e-6
+    assert worst_delta_error(stack, compressed) > 1e-8
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_delta_comes_back(kind):
     stack = make_stack(kind, m=3, ranks=(4, 2, 4, 0, 3))

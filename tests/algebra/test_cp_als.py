@@ -6,7 +6,7 @@ from algebra_stacks import KINDS, make_stack, planted_core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tclora.algebra import compress_stack, cp_als
+from tclora.algebra import ModuleStack, compress_stack, cp_als
 from tclora.algebra.cp_exact import slice_triplets
 from tclora.algebra.cp_run import run_als
 from tclora.algebra.cp_starts import make_starts
@@ -73,9 +73,20 @@ def test_scale_goes_into_the_weights(scale):
 
 
 def test_order_of_the_adapters_does_not_matter():
-    core, order = core_of(), [3, 1, 5, 0, 2, 4]
-    plain, permuted = cp_als(core, 5), cp_als(core[..., order], 5)
-    torch.testing.assert_close(permuted.relative_error, plain.relative_error, rtol=0, atol=1e-3)
+    stack, order = make_stack(), [3, 1, 5, 0, 2, 4]
+    columns = torch.cat([torch.arange(24)[stack.blocks()[i]] for i in order])
+    shuffled = ModuleStack(stack.names, stack.out_stack[..., columns], stack.in_stack[..., columns], stack.ranks)
+    plain, permuted = (cp_als(compress_stack(s).core, 8).factors for s in (stack, shuffled))
+    torch.testing.assert_close(permuted.adapter_factor, plain.adapter_factor[:, order], rtol=0, atol=1e-6)
+
+
+def test_how_an_adapter_was_factored_does_not_matter():
+    stack = make_stack()
+    mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    both = torch.block_diag(*[mix] * 6)
+    mixed = ModuleStack(stack.names, stack.out_stack @ both, stack.in_stack @ both.inverse().T, stack.ranks)
+    plain, other = (cp_als(compress_stack(s).core, 8) for s in (stack, mixed))
+    torch.testing.assert_close(other.factors.weights, plain.factors.weights, rtol=0, atol=1e-6)
 
 
 def test_rotation_of_the_bases_does_not_matter():
@@ -170,6 +181,14 @@ def test_terms_that_cancel_are_kept_apart():
     assert float(fit.weight_energy) <= 10
 
 
+def test_without_the_guard_the_fit_is_flagged(monkeypatch):
+    monkeypatch.setattr("tclora.algebra.cp_run._WATCHED_COSINE", -2.0)
+    monkeypatch.setattr("tclora.algebra.cp_run._WATCHED_ENERGY", float("inf"))
+    fit = cp_als(border_rank_core(), 2)
+    assert fit.degenerate.all()
+    assert float(fit.triple_cosine) < -0.85
+
+
 def test_the_border_rank_tensor_is_still_fitted():
     # The best rank-1 model leaves 1 - 4/9 of the energy, an error of 0.75; two bounded terms do better.
     assert float(cp_als(border_rank_core(), 2).relative_error) < 0.5
@@ -218,6 +237,11 @@ def test_refuses_what_is_not_finite_by_problem(bad):
     core[1, 0, 0, 0] = bad
     with pytest.raises(NumericalError, match="problem 1 of 3"):
         cp_als(core, 4)
+
+
+def test_refuses_an_empty_axis():
+    with pytest.raises(ShapeError, match=r"\(1, 3, 0, 2\)"):
+        cp_als(torch.zeros(1, 3, 0, 2), 4)
 
 
 def test_refuses_no_terms():

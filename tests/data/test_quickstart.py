@@ -10,6 +10,8 @@ from datetime import datetime
 import pytest
 
 from tclora.data.quickstart import FAMILIES, HELD_OUT_FAMILIES, QuickstartTasks, quickstart_examples
+from tclora.data.quickstart.family import draw_examples
+from tclora.data.quickstart.text import TEXT_FAMILIES
 from tclora.errors import ConfigError
 
 PRAISE = {"great", "good", "lovely", "warm", "perfect", "excellent", "fresh", "happy"}
@@ -158,11 +160,11 @@ def test_rows_are_short_ascii_without_stray_blanks(tasks):
 
 
 def test_prompt_and_answer_fit_in_72_tokens_of_the_small_base(tasks, shared):
-    transformers = pytest.importorskip("transformers")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "models" / "seed-lm")
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(shared / "models" / "seed-lm" / "tokenizer.json"))
     texts = [f"### Instruction:\n{r.instruction}\n{r.input}\n\n### Response:\n{r.output}" for r in _rows(tasks)]
     # 72 leaves room over the longest row seen (63); bos and eos make two more.
-    assert max(len(ids) for ids in tokenizer(texts, add_special_tokens=False).input_ids) + 2 <= 72
+    assert max(len(row.ids) for row in tokenizer.encode_batch(texts, add_special_tokens=False)) + 2 <= 72
 
 
 def test_dev_rows_do_not_depend_on_the_number_of_training_rows():
@@ -219,9 +221,16 @@ def test_a_negative_count_is_refused(name):
         quickstart_examples(**counts)
 
 
+def test_the_smallest_family_can_be_drawn_whole():
+    (upper_case,) = (family for family in TEXT_FAMILIES if family.name == "upper_case")
+    # 8 * 7 ordered pairs of words, 3 cases each.
+    assert len({row.input for row in draw_examples(upper_case, 8 * 7 * 9, seed=0)}) == 504
+
+
 def test_more_rows_than_a_family_has_are_refused_by_name():
-    with pytest.raises(ConfigError, match=r"quickstart family 'upper_case' has too few distinct inputs[\s\S]*at most"):
-        quickstart_examples(n_train=1500, n_dev=10, n_held_out=1)
+    (upper_case,) = (family for family in TEXT_FAMILIES if family.name == "upper_case")
+    with pytest.raises(ConfigError, match=r"family 'upper_case' has too few distinct inputs[\s\S]*at most about 504"):
+        draw_examples(upper_case, 505, seed=0)
 
 
 def test_no_rows_is_no_error():

@@ -11,7 +11,9 @@ from tclora.adapters import Adapter, LoraFactors, make_adapter
 SHAPES = {"self_attn.q_proj": (24, 16), "mlp.up_proj": (40, 16)}
 
 
-def random_adapter(name: str, r: int, seed: int, *, leaves=tuple(SHAPES), layers: int = 2, size: float = 1.0) -> Adapter:
+def random_adapter(
+    name: str, r: int, seed: int, *, leaves=tuple(SHAPES), layers: int = 2, size: float = 1.0
+) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     modules = {}
     for layer in range(layers):

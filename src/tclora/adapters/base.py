@@ -118,10 +118,13 @@ def _weights_of(path: str, shapes: Mapping[str, tuple[int, ...]], by_end: Mappin
         return [".".join(parts)]
     if found := by_end.get(".".join(parts)):
         return found
-    # The checkpoint may lack leading parts, but a name that short would match anything.
-    for i in range(1, len(parts) - 2):
+    for i in range(1, len(parts) - 1):
         if (name := ".".join(parts[i:])) in shapes:
             return [name]
+    # Checkpoints of models with several towers may name those otherwise; their layers are named alike.
+    number = next((i for i, part in enumerate(parts) if part.isdecimal()), 0)
+    if number and (found := by_end.get(".".join(parts[number - 1 :]))):
+        return found
     if parts[-2] == "lm_head":
         return [name for end in ("embed_tokens.weight", "wte.weight") for name in by_end.get(end, [])]
     return []

@@ -112,7 +112,8 @@ def _boolean(value: Any) -> bool | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    # Names are shown to people: control characters could drive their terminal.
+    return value if isinstance(value, str) and value.isprintable() else None
 
 
 def _table(check: Callable[[Any], T | None]) -> Callable[[Any], dict[str, T] | None]:
@@ -126,9 +127,9 @@ def _table(check: Callable[[Any], T | None]) -> Callable[[Any], dict[str, T] | N
 
 
 def _targets(value: Any) -> tuple[str, ...] | str | None:
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and all(_text(item) is not None for item in value):
         return tuple(value)
-    return value if isinstance(value, str) else None
+    return _text(value)
 
 
 def _layers(value: Any) -> tuple[int, ...] | None:

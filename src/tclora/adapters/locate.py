@@ -44,6 +44,14 @@ def locate(source: str | Path, *, revision: str | None = None) -> Located:
     if not there and isinstance(source, str) and _HUB_ID.fullmatch(source) and ".." not in source:
         return _fetch(source, revision)
     _check_folder(folder, typed, there)
+    if revision is not None:
+        raise AdapterError(
+            "a folder has no revisions",
+            where=folder,
+            found=f"revision {revision}",
+            expected="a revision with a Hub id only",
+            do="leave the revision out",
+        )
     return Located(typed, folder)
 
 

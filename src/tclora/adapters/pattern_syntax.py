@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tclora.errors import AdapterError
+
 __all__ = ["Choice", "Edge", "Group", "Look", "Node", "One", "Repeat", "UnsupportedPatternError", "parse"]
 
 MAX_CHARACTERS = 4000
@@ -15,7 +17,7 @@ MAX_DEPTH = 20
 MAX_REPEAT = 1000
 
 
-class UnsupportedPatternError(Exception):
+class UnsupportedPatternError(AdapterError):
     """The pattern is not valid, or uses a construct that is not supported."""
 
 
@@ -155,14 +157,14 @@ def _compiled(one_character: str) -> Callable[[str], bool]:
 def _repeated(node: Node, text: str, at: int) -> tuple[Node, int]:
     found = re.compile(r"(?:[*+?]|\{(\d*)(?:(,)(\d*))?\})").match(text, at)
     # As in `re`, a brace that holds no numbers is an ordinary character.
-    if found is None or found.group() in ("{}", "{,}"):
+    if found is None or found.group() == "{}":
         return node, at
     if isinstance(node, Edge | Look):
         raise UnsupportedPatternError(f"a place is repeated at {at}")
     least, most = _counts(found)
     after = text[found.end() : found.end() + 1]
     # A lazy quantifier matches the same strings; a possessive or doubled one does not.
-    if after in ("+", "*") or (after == "{" and re.compile(r"\{\d").match(text, found.end())):
+    if after in ("+", "*") or (after == "{" and re.compile(r"\{[\d,]").match(text, found.end())):
         raise UnsupportedPatternError(f"two quantifiers at {at}")
     return Repeat(node, least, most), found.end() + (after == "?")
 

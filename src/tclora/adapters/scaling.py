@@ -56,7 +56,7 @@ def _scale(
             f"the rank of {path} is not that of the config",
             where=where,
             found=f"{keys.lora_a} of rank {keys.shape.r}",
-            expected=f"rank {r}, from " + ("r" if rank_key is None else f"rank_pattern['{rank_key}']"),
+            expected=f"rank {r}, from " + ("r" if rank_key is None else f"rank_pattern[{rank_key[:200]!r}]"),
             do="the config belongs to other tensors; find the one saved with these",
         )
     return alpha / (math.sqrt(r) if config.use_rslora else r)

@@ -41,16 +41,15 @@ def minimal_targets(paths: Collection[str]) -> list[str]:
     is not known here: a leaf that the base also has elsewhere gets a LoRA of zeros there on loading, which changes
     nothing.
     """
-    layers = {layer_of(path) for path in paths} - {None}
-    last = max(layers, default=-1)  # type: ignore[type-var]
+    n_layers = 1 + max((layer for path in paths if (layer := layer_of(path)) is not None), default=-1)
     places: dict[str, dict[str, set[int | None]]] = {}
     for path in paths:
         places.setdefault(leaf_of(path), {}).setdefault(_place(path), set()).add(layer_of(path))
-    every_layer = set(range((last or 0) + 1))
     closed = {
         leaf
         for leaf, by_place in places.items()
-        if not leaf.isdecimal() and all(seen in ({None}, every_layer) for seen in by_place.values())
+        # Different numbers below n_layers, so as many of them as that are all of them.
+        if not leaf.isdecimal() and all(seen == {None} or len(seen) == n_layers for seen in by_place.values())
     }
     return sorted(closed | {path for path in paths if leaf_of(path) not in closed})
 
@@ -87,8 +86,14 @@ def _untargeted(paths: Sequence[str]) -> list[str]:
 
 
 def _missing_layers(config: LoraConfig, paths: Sequence[str]) -> list[str]:
-    """Layers that some leaf lacks although its neighbours have it, unless the config asks for certain layers."""
-    if config.layers_to_transform:
+    """Layers that some leaf lacks although a later one has it, unless the config asks for certain layers."""
+    targets = config.target_modules
+    by_layer = (
+        targets != "all-linear"
+        if isinstance(targets, str)
+        else any(layer_of(target) is not None for target in targets or ())
+    )
+    if config.layers_to_transform is not None or by_layer:
         return []
     numbered = [(leaf_of(path), layer) for path in paths if (layer := layer_of(path)) is not None]
     by_leaf: dict[str, set[int]] = {}

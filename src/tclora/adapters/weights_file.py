@@ -60,6 +60,8 @@ def _header_bytes(path: Path, size: int) -> bytes:
 
 
 def _tensor_info(name: str, entry: object, data_bytes: int, path: Path) -> TensorInfo:
+    if not name.isprintable():
+        raise _damaged(path, f"the tensor name {name[:200]!r}", "names without control characters")
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             pass

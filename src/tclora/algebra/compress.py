@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tclora.algebra.lowrank import column_signs
 from tclora.algebra.stack import LowRankDelta, ModuleStack
 from tclora.errors import NumericalError, ShapeError
 from tclora.shapes import Float, Int
@@ -108,10 +109,10 @@ def _compress_module(stack: ModuleStack, j: int, dtype: torch.dtype, tol: float)
     )
     if not torch.isfinite(size).all():
         _refuse_adapter(stack, j, int((~torch.isfinite(size)).nonzero()[0]), "the product lora_b @ lora_a overflows")
-    out_turn, out_blocks = _joint_basis(out_blocks, tol)
-    in_turn, in_blocks = _joint_basis(in_blocks, tol)
+    out_basis, out_blocks = _joint_basis(out_wide, out_blocks, tol)
+    in_basis, in_blocks = _joint_basis(in_wide, in_blocks, tol)
     core = (out_blocks * size[:, None, None]) @ in_blocks.mT
-    return out_wide @ out_turn, in_wide @ in_turn, core.permute(1, 2, 0).contiguous()
+    return out_basis, in_basis, core.permute(1, 2, 0).contiguous()
 
 
 def _by_adapter(coordinates: Tensor, stack: ModuleStack) -> Tensor:
@@ -139,13 +140,18 @@ def _balanced_blocks(out_blocks: Tensor, in_blocks: Tensor) -> tuple[Tensor, Ten
     return out_turn @ u * root, in_turn @ vh.mT * root, size
 
 
-def _joint_basis(blocks: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """Orthonormal `(k, rank)` basis of all blocks' columns, and the blocks `(n, rank, r)` in it."""
+def _joint_basis(wide: Tensor, blocks: Tensor, tol: float) -> tuple[Tensor, Tensor]:
+    """Orthonormal `(d, rank)` basis of the columns `wide @ block` of all blocks, and the blocks `(n, rank, r)` in it.
+
+    Singular directions with fixed signs: they depend neither on the order of the adapters nor on how each was factored.
+    """
     side_by_side = blocks.permute(1, 0, 2).flatten(1)
     u, s, vh = torch.linalg.svd(side_by_side, full_matrices=False)
     rank = int(((s > tol * s[:1]) & (s > 0)).sum())
-    coordinates = s[:rank, None] * vh[:rank]
-    return u[:, :rank], coordinates.unflatten(1, (blocks.shape[0], blocks.shape[2])).permute(1, 0, 2)
+    basis = wide @ u[:, :rank]
+    signs = column_signs(basis)
+    coordinates = signs.T * s[:rank, None] * vh[:rank]
+    return basis * signs, coordinates.unflatten(1, (blocks.shape[0], blocks.shape[2])).permute(1, 0, 2)
 
 
 def _refuse_non_finite(stack: ModuleStack, j: int, out_columns: Tensor, in_columns: Tensor) -> None:

@@ -64,7 +64,7 @@ def cp_als(
         Factors and the facts of the fit, per problem, in float64 on the device of the core.
 
     Raises:
-        ShapeError: `cp_rank` is below 1.
+        ShapeError: `cp_rank` is below 1, or an axis of the core is empty.
         ConfigError: `max_iter` is below 1, or `tol` or `n_starts` is negative.
         NumericalError: a core holds NaN or infinity; names its index.
 
@@ -76,12 +76,18 @@ def cp_als(
     peak = core.abs().amax(dim=(1, 2, 3), keepdim=True)
     scaled = core / torch.where(peak > 0, peak, 1)
     size = torch.linalg.vector_norm(scaled, dim=(1, 2, 3), keepdim=True)
-    unit = scaled / torch.where(size > 0, size, 1)
+    unit, order = _sorted_by_size(scaled / torch.where(size > 0, size, 1))
     solved: list[_Solved] = []
     per_problem = core[0].numel() * 4 + sum(core.shape[1:3]) * core.shape[3] * cp_rank * (n_starts + 2)
     for chunk in unit.split(max(1, _CHUNK_NUMBERS // per_problem)):
         solved += _solve_chunk(chunk, cp_rank, max_iter=max_iter, tol=tol, n_starts=n_starts, seed=seed)
-    return _assemble(unit, (size * peak)[:, 0, 0], solved)
+    return _assemble(unit, order, (size * peak)[:, 0, 0], solved)
+
+
+def _sorted_by_size(unit: Tensor) -> tuple[Tensor, Tensor]:
+    """The cores with their adapters from large to small, so that no order of the caller's picks the local optimum."""
+    order = torch.argsort(torch.linalg.vector_norm(unit, dim=(1, 2)), dim=1, descending=True, stable=True)
+    return torch.gather(unit, 3, order[:, None, None].expand_as(unit)), order
 
 
 def _solve_chunk(unit: Tensor, cp_rank: int, *, max_iter: int, tol: float, n_starts: int, seed: int) -> list[_Solved]:
@@ -131,15 +137,17 @@ def _is_degenerate(state: State) -> Tensor:
     return (triple_cosine(*state.factors()) < LOWEST_COSINE) | (energy > MOST_ENERGY)
 
 
-def _assemble(unit: Tensor, size: Tensor, solved: list[_Solved]) -> CpFit:
-    """Put factors of the unit cores into canonical form and give them the size of the cores back."""
+def _assemble(unit: Tensor, order: Tensor, size: Tensor, solved: list[_Solved]) -> CpFit:
+    """Put factors of the unit cores into canonical form; give back the size of the cores and the order of adapters."""
     out_factor, in_factor, adapter_factor = (torch.stack(mode) for mode in zip(*(x.terms for x in solved), strict=True))
     small = canonical(out_factor, in_factor, adapter_factor)
+    back = order.argsort(dim=1)[:, :, None].expand_as(small.adapter_factor)
+    adapters = torch.gather(small.adapter_factor, 1, back)
     cosine = triple_cosine(small.out_factor, small.in_factor, small.adapter_factor)
     energy = (small.weights**2).sum(dim=1)
     facts = {name: [getattr(x, name) for x in solved] for name in ("n_iter", "converged", "exact", "start_spread")}
     return CpFit(
-        factors=replace(small, weights=small.weights * size),
+        factors=replace(small, weights=small.weights * size, adapter_factor=adapters),
         relative_error=relative_residual(unit, small),
         start=tuple(x.start for x in solved),
         n_terms=(small.weights > 0).sum(dim=1),
@@ -156,6 +164,8 @@ _FACT_TYPES = {"n_iter": torch.int64, "converged": torch.bool, "exact": torch.bo
 def _check_request(core: Tensor, cp_rank: int, *, max_iter: int, tol: float, n_starts: int) -> None:
     if cp_rank < 1:
         raise ShapeError("a CP model has at least one term", found=f"cp_rank {cp_rank}", expected="cp_rank >= 1")
+    if core.ndim != 4 or 0 in core.shape:
+        raise ShapeError("this is no batch of cores", found=tuple(core.shape), expected="(m, p, q, n), no axis empty")
     if max_iter < 1 or n_starts < 0 or not tol >= 0:
         raise ConfigError(
             "the solver's settings are out of range",

@@ -104,6 +104,13 @@ def decode(raw: bytes, where: str, *, first: bool = False) -> str:
 
 
 def _matches(pattern: str) -> list[Path]:
+    if "://" in pattern:
+        raise DataError(
+            "a data file is named by an address",
+            where=pattern,
+            expected="files on this machine",
+            do="fetch it, e.g. `hf download OWNER/NAME --repo-type dataset --local-dir DIR`, and name DIR/*.parquet",
+        )
     # A name that exists is taken as it stands, so that brackets in a file name are not read as a glob.
     try:
         found = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from tclora.artifacts import read_json, sha256_file, staged_folder, write_bytes, write_json
+from tclora.artifacts import digest_of, read_json, sha256_file, staged_folder, write_bytes, write_json
 from tclora.errors import ArtifactError
 
 __all__ = ["Checkpoint", "load_newest", "restore_optimizer", "save_checkpoint"]
@@ -25,9 +25,8 @@ _WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a training is after `step` optimizer steps."""
+    """All that a training is after as many optimizer steps as it has losses."""
 
-    step: int
     losses: tuple[float, ...]
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
@@ -46,7 +45,8 @@ def save_checkpoint(
         write_bytes(folder / _WEIGHTS, save({name: _plain(weight) for name, weight in weights.items()}))
         write_bytes(folder / _OPTIMIZER, save(_moments(optimizer)))
         digests = {name: sha256_file(folder / name) for name in (_WEIGHTS, _OPTIMIZER)}
-        write_json(folder / _STATE, {"job": job_digest, "step": len(losses), "losses": losses, "sha256": digests})
+        state = {"job": job_digest, "losses": losses, "sha256": digests}
+        write_json(folder / _STATE, {**state, "digest": digest_of(state)})
     for old in _folders(work)[_KEPT:]:
         shutil.rmtree(old)
 
@@ -75,12 +75,13 @@ def _load(folder: Path, job_digest: str) -> Checkpoint | None:
         state = read_json(folder / _STATE)
         content = {name: (folder / name).read_bytes() for name in (_WEIGHTS, _OPTIMIZER)}
         digests = {name: sha256_file(folder / name) for name in content}
-        if (state["job"], state["sha256"], state["step"]) != (job_digest, digests, len(state["losses"])):
+        losses = [float(loss) for loss in state["losses"]]
+        present = {"job": job_digest, "losses": losses, "sha256": digests}
+        if state != {**present, "digest": digest_of(present)}:
             return None
-        losses = tuple(float(loss) for loss in state["losses"])
     except (ArtifactError, OSError, KeyError, TypeError, ValueError):
         return None  # damage is not an error here: an older checkpoint, or the start, gives the same result
-    return Checkpoint(len(losses), losses, load(content[_WEIGHTS]), load(content[_OPTIMIZER]))
+    return Checkpoint(tuple(losses), load(content[_WEIGHTS]), load(content[_OPTIMIZER]))
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -43,6 +43,8 @@ def job_digest(job: TrainJob) -> str:
         DataError: a data file cannot be read.
         ConfigError: the base model's path is no folder.
     """
+    # Validated once more, since a default 16 and a given 16.0 are one setting.
+    params = TrainConfig.model_validate(job.params.model_dump())
     files = {"train": job.train_file, "dev": job.dev_file}
     return digest_of(
         {
@@ -50,7 +52,7 @@ def job_digest(job: TrainJob) -> str:
             "name": job.name,
             "seed": job.seed,
             "max_tokens": job.max_tokens,
-            "params": job.params.model_dump(mode="json", exclude=_NO_INFLUENCE),
+            "params": params.model_dump(mode="json", exclude=_NO_INFLUENCE),
             "base": job.base.model_dump(mode="json", exclude={"path", "threads", "device"}),
             "base_files": _base_digest(job.base),
             "data": {use: None if path is None else _file_digest(job.name, path) for use, path in files.items()},

@@ -2,11 +2,11 @@
 
 In: a base with LoRA layers on it, tokenized examples and their plan. Out: the loss of every step; the weights change in
 place. The loss of a step is the mean over the response tokens of its whole batch, so how rows are split into
-micro-batches weighs nothing. Refused: a loss or gradient that is not finite.
+forward passes weighs nothing. Refused: a loss or gradient that is not finite.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,15 @@ from tclora.errors import NumericalError
 from tclora.models import Base, Tokens, collate, token_losses
 from tclora.training.checkpoint import load_newest, restore_optimizer, save_checkpoint
 from tclora.training.lora import drawing_from
-from tclora.training.plan import Plan, learning_rate
+from tclora.training.plan import Plan, learning_rate, split_rows
 
 __all__ = ["Run", "run_steps"]
 
 _FLOAT16_SCALE = 1024.0
 """float16 gradients of a small loss underflow; a fixed power of two moves them up and keeps no state to save."""
+
+_PASS_COST = {"cpu": 128, "cuda": 4096}
+"""What a forward and backward pass costs on top of its tokens, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +98,23 @@ def _backward(run: Run, batch: Sequence[int], scale: float) -> float:
     """Add up the gradients of one batch; its mean loss in nats per response token."""
     n_scored = sum(run.tokens[index].n_scored for index in batch)
     total = torch.zeros((), dtype=torch.float64, device=run.base.device)
-    for part in _micro_batches(batch, run.params.micro_batch_size):
-        rows = collate([run.tokens[index] for index in part], device=run.base.device)
+    for rows in _passes(run, batch):
         with _autocast(run):
-            loss = token_losses(run.base, rows).sum() / n_scored
+            loss = token_losses(run.base, collate(rows, device=run.base.device)).sum() / n_scored
         (loss * scale).backward()
         total += loss.detach()
     return total.item()
 
 
-def _micro_batches(batch: Sequence[int], size: int | None) -> Iterator[Sequence[int]]:
-    size = size or len(batch)
-    return (batch[start : start + size] for start in range(0, len(batch), size))
+def _passes(run: Run, batch: Sequence[int]) -> list[list[Tokens]]:
+    """The rows of each forward pass of a batch: as many as save most padding, none above the micro-batch size."""
+    rows = [run.tokens[index] for index in batch]
+    cuts = split_rows(
+        [len(row.ids) for row in rows],
+        max_rows=run.params.micro_batch_size or len(rows),
+        pass_cost=_PASS_COST["cuda" if run.base.device.type == "cuda" else "cpu"],
+    )
+    return [rows[cut] for cut in cuts]
 
 
 def _autocast(run: Run) -> AbstractContextManager[object]:

@@ -108,6 +108,7 @@ def _file_name(name: str) -> str:
 
 def _peft_config(base: Base, params: TrainConfig) -> dict[str, Any]:
     targets = resolve_targets(base.model, params.target_modules)
+    alpha = float(params.lora_alpha)
     return {
         "alpha_pattern": {},
         "base_model_name_or_path": base.name,
@@ -117,7 +118,7 @@ def _peft_config(base: Base, params: TrainConfig) -> dict[str, Any]:
         "init_lora_weights": True,
         "layers_pattern": None,
         "layers_to_transform": None,
-        "lora_alpha": params.lora_alpha,
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,  # servers expect an integer
         "lora_dropout": params.lora_dropout,
         "modules_to_save": None,
         "peft_type": "LORA",

@@ -5,17 +5,17 @@ e goes through the examples in an order drawn by a local generator from (seed, e
 to end, so only the last can be smaller. Since nothing is drawn later, a run resumed at step s is the run.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
 from tclora.config import TrainConfig
 from tclora.models import Tokens
 
-__all__ = ["Plan", "expected_steps", "learning_rate", "plan_batches"]
+__all__ = ["Plan", "expected_steps", "learning_rate", "plan_batches", "split_rows"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def plan_batches(tokens: Sequence[Tokens], params: TrainConfig, *, seed: int, ma
     lengths = np.array([len(row.ids) for row in tokens])
     stream = _batches(len(tokens), params.batch_size, seed)
     if max_tokens is None:
-        chosen = list(islice(stream, expected_steps(len(tokens), params)))
+        chosen = list(itertools.islice(stream, expected_steps(len(tokens), params)))
         # The last step of a full run holds what the epochs leave over.
         left_over = _n_rows(len(tokens), params) - (len(chosen) - 1) * params.batch_size
         chosen[-1] = chosen[-1][:left_over]
@@ -63,6 +63,23 @@ def learning_rate(step: int, n_steps: int, params: TrainConfig) -> float:
     progress = (step - n_warmup) / max(1, n_steps - n_warmup)
     shapes = {"linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}
     return params.lr * shapes[params.schedule]
+
+
+def split_rows(lengths: Sequence[int], *, max_rows: int, pass_cost: int) -> tuple[slice, ...]:
+    """Cut rows, longest first, into the forward passes that cost least.
+
+    A pass costs its rows times its longest row, padding included, and `pass_cost` tokens for being one. Batches mix
+    answers of five words with pages of text, so one pass for all is mostly padding.
+    """
+    best = [(0, 0)]  # the least cost of the first `end` rows, and where their last pass starts
+    for end in range(1, len(lengths) + 1):
+        starts = range(max(0, end - max_rows), end)
+        best.append(min((best[start][0] + (end - start) * lengths[start] + pass_cost, start) for start in starts))
+    cuts = [len(lengths)]
+    while cuts[-1] > 0:
+        cuts.append(best[cuts[-1]][1])
+    cuts.reverse()
+    return tuple(slice(start, end) for start, end in itertools.pairwise(cuts))
 
 
 def _n_rows(n_examples: int, params: TrainConfig) -> int:

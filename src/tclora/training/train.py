@@ -46,8 +46,8 @@ def train_adapter(
 ) -> TrainRecord:
     """Train one LoRA on the frozen base and write it as a PEFT folder.
 
-    On the CPU the same job gives the same bytes, killed and resumed or not. Micro-batches change the result only by
-    float rounding, and by drawing other dropout masks.
+    On the CPU the same job gives the same bytes, killed and resumed or not. `micro_batch_size` changes the result
+    only by float rounding, and by drawing other dropout masks.
 
     Args:
         base: the base that `job.base` describes, where it is loaded already; it is left as it was.
@@ -65,14 +65,15 @@ def train_adapter(
 
     Source: Hu et al. 2021, arXiv 2106.09685; one adapter per cluster as in arXiv 2508.03999, section 3.2.
     """
-    out, digest = Path(job.out), job_digest(job)
-    work = out.with_name(out.name + ".work")
+    out, work, digest = Path(job.out), _work_folder(job), job_digest(job)
     finished = _finished(out, digest)
     if finished is None:
         with folder_lock(work):
             _remove_partials(work)
             # Another process may have finished while this one waited to look.
-            finished = _finished(out, digest) or _train(job, base or _cached_base(job.base), digest, on_step)
+            finished = _finished(out, digest) or _train(
+                job, base or _cached_base(job.base.model_dump_json()), digest, on_step
+            )
             shutil.rmtree(work)
     elif work.exists():
         shutil.rmtree(work)
@@ -80,9 +81,9 @@ def train_adapter(
 
 
 @functools.lru_cache(maxsize=1)
-def _cached_base(config: BaseModelConfig) -> Base:
+def _cached_base(config_json: str) -> Base:
     # The jobs of a library share one base; a worker process loads it once.
-    return load_base(config)
+    return load_base(BaseModelConfig.model_validate_json(config_json))
 
 
 def _finished(out: Path, digest: str) -> TrainRecord | None:
@@ -126,14 +127,12 @@ def _train(job: TrainJob, base: Base, digest: str, on_step: Callable[[int, int],
     data = _read(job, base)
     plan = plan_batches(data.train, job.params, seed=job.seed, max_tokens=job.max_tokens)
     dev_loss_base = _mean_loss(base, data.dev, job)
-    work = Path(job.out + ".work")
     with lora_on(base, job.params, seed=job.seed) as weights:
-        run = Run(job.name, base, job.params, data.train, plan, job.seed, work, digest, on_step)
+        run = Run(job.name, base, job.params, data.train, plan, job.seed, _work_folder(job), digest, on_step)
         losses = run_steps(run, weights)
         base.model.eval()  # no dropout while scoring
         dev_loss = _mean_loss(base, data.dev, job)
         trained = {name: weight.detach().clone() for name, weight in weights.items()}
-    last = losses[-max(1, len(losses) // 10) :]
     targets = resolve_targets(base.model, job.params.target_modules)
     record = TrainRecord(
         name=job.name,
@@ -141,16 +140,25 @@ def _train(job: TrainJob, base: Base, digest: str, on_step: Callable[[int, int],
         n_steps=len(losses),
         n_tokens=plan.n_tokens,
         n_response_tokens=plan.n_response_tokens,
-        train_loss=sum(last) / len(last),
+        train_loss=_mean_of_last_tenth(losses),
         dev_loss=dev_loss,
         dev_loss_base=dev_loss_base,
         r=job.params.r,
-        lora_alpha=job.params.lora_alpha,
+        lora_alpha=float(job.params.lora_alpha),
         target_modules=(targets,) if isinstance(targets, str) else targets,
         truncated=data.n_truncated,
     )
     _write(job, base, digest, trained, record)
     return record
+
+
+def _mean_of_last_tenth(losses: Sequence[float]) -> float:
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last)
+
+
+def _work_folder(job: TrainJob) -> Path:
+    return Path(job.out).with_name(Path(job.out).name + ".work")
 
 
 def _write(job: TrainJob, base: Base, digest: str, weights: dict[str, Tensor], record: TrainRecord) -> None:

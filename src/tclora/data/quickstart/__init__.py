@@ -41,7 +41,7 @@ def quickstart_examples(*, seed: int = 0, n_train: int, n_dev: int, n_held_out: 
     and `n_dev` only, so they stay while `n_train` changes.
 
     Raises:
-        ConfigError: a count is negative, or larger than a family has distinct inputs.
+        ConfigError: a count is negative, or larger than a family has distinct inputs (the smallest have 504).
     """
     for name, count in (("n_train", n_train), ("n_dev", n_dev), ("n_held_out", n_held_out)):
         if count < 0:

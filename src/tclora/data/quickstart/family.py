@@ -13,9 +13,9 @@ from tclora.errors import ConfigError
 
 __all__ = ["Family", "draw_examples"]
 
-# Draws for each row wanted before a family counts as exhausted. At a share f of inputs already used, one draw is new
-# with probability 1 - f; 50 draws a row leave room to use nine tenths of a small family.
-DRAWS_PER_ROW = 50
+# Seeing a share f of N equally likely inputs takes about N ln(1 / (1 - f)) draws, so 20 draws for each row wanted
+# reach practically all inputs of a family before it counts as exhausted.
+DRAWS_PER_ROW = 20
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tclora.data.quickstart.family import Family
 
 __all__ = ["NUMBER_FAMILIES"]
 
-LARGEST_SORTED = 12
+LARGEST_SORTED = 9
 PEOPLE = ("Mary", "Anna", "Peter", "Paul", "George", "David", "James", "Henry")
 THINGS = ("books", "boxes", "cards", "birds", "stones", "shoes", "cakes", "coins")
 

@@ -24,7 +24,7 @@ FIELDS = {"name": NAMES, "city": CITIES, "color": COLORS, "pet": PETS}
 
 def _date(rng: random.Random) -> tuple[int, int, int]:
     # Days have two digits, so that only months are padded, and stop at 28, so that every month has them.
-    return rng.randint(2000, 2029), rng.randint(1, 12), rng.randint(10, 28)
+    return rng.randint(2018, 2025), rng.randint(1, 12), rng.randint(10, 28)
 
 
 def _in_words(year: int, month: int, day: int) -> str:
@@ -48,7 +48,7 @@ def _json_field(rng: random.Random) -> tuple[str, str]:
 
 
 def _csv_row(rng: random.Random) -> tuple[str, int, str]:
-    return rng.choice(NAMES), rng.randint(10, 35), rng.choice(CITIES)
+    return rng.choice(NAMES), rng.randint(10, 22), rng.choice(CITIES)
 
 
 def _csv_sentence(rng: random.Random) -> tuple[str, str]:

@@ -12,14 +12,11 @@ __all__ = ["HELD_OUT_TEXT_FAMILIES", "TEXT_FAMILIES"]
 
 # Everyday words that a small tokenizer keeps whole, so that copying them is one step.
 WORDS = (
-    "ball", "tree", "wood", "land", "head", "train", "image", "ground", "iron", "line", "mark", "mask", "name",
-    "order", "pack", "path", "place", "play", "point", "rest", "scale", "seed", "shape", "side",
+    "ball", "tree", "wood", "land", "head", "train", "image", "ground", "iron", "mark", "mask", "order", "path",
+    "place", "point", "seed",
 )  # fmt: skip
-CASE_WORDS = ("code", "data", "list", "task", "model", "text", "word", "test", "line", "state", "level", "group")
-NAME_WORDS = (
-    "Blue", "Central", "Daily", "East", "First", "Green", "House", "Indian", "King", "Lake", "New", "Old", "Public",
-    "River", "South", "West",
-)  # fmt: skip
+CASE_WORDS = ("code", "data", "list", "task", "model", "text", "word", "line")
+NAME_WORDS = ("Blue", "Central", "Daily", "East", "First", "Green", "House", "King", "Lake", "New", "River", "South")
 PLACES = ("soup", "room", "food", "service", "music", "bread", "coffee", "garden", "view", "staff", "table", "menu")
 PRAISE = ("great", "good", "lovely", "warm", "perfect", "excellent", "fresh", "happy")
 BLAME = ("bad", "cold", "awful", "dirty", "slow", "terrible", "poor", "rude")
