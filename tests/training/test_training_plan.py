@@ -74,18 +74,22 @@ def test_the_learning_rate_rises_to_its_peak_and_never_reaches_zero(schedule):
 lengths = st.lists(st.integers(1, 200), min_size=1, max_size=9).map(lambda sizes: sorted(sizes, reverse=True))
 
 
-@given(sizes=lengths, max_rows=st.integers(1, 9), pass_cost=st.integers(0, 300))
-def test_passes_are_the_cheapest_cover(sizes, max_rows, pass_cost):
+@given(sizes=lengths, max_rows=st.integers(1, 9), max_tokens=st.integers(1, 900), pass_cost=st.integers(0, 300))
+def test_passes_are_the_cheapest_cover(sizes, max_rows, max_tokens, pass_cost):
     def cost(cuts):
         return sum((end - start) * sizes[start] + pass_cost for start, end in cuts)
 
-    found = [(cut.start, cut.stop) for cut in split_rows(sizes, max_rows=max_rows, pass_cost=pass_cost)]
+    def is_allowed(start, end):
+        return end - start == 1 or (end - start <= max_rows and (end - start) * sizes[start] <= max_tokens)
+
+    cuts = split_rows(sizes, max_rows=max_rows, max_tokens=max_tokens, pass_cost=pass_cost)
+    found = [(cut.start, cut.stop) for cut in cuts]
     inner = range(1, len(sizes))
     covers = (
-        list(itertools.pairwise((0, *cuts, len(sizes))))
+        list(itertools.pairwise((0, *chosen, len(sizes))))
         for n in range(len(sizes))
-        for cuts in itertools.combinations(inner, n)
+        for chosen in itertools.combinations(inner, n)
     )
-    allowed = [cover for cover in covers if all(end - start <= max_rows for start, end in cover)]
+    allowed = [cover for cover in covers if all(is_allowed(*one) for one in cover)]
     assert found in allowed
     assert cost(found) == min(map(cost, allowed))

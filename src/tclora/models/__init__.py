@@ -4,7 +4,14 @@ from tclora.models.base import BUNDLED, BUNDLED_NAME, Base, bundled_base_path, l
 from tclora.models.generation import greedy_answers
 from tclora.models.hidden import mean_hidden_states
 from tclora.models.hooks import attached
-from tclora.models.scoring import TokenBatch, batches_by_length, collate, response_losses, token_losses
+from tclora.models.scoring import (
+    TokenBatch,
+    batches_by_length,
+    collate,
+    max_pass_tokens,
+    response_losses,
+    token_losses,
+)
 from tclora.models.targets import attention_targets, resolve_targets
 from tclora.models.template import ExampleLike, Template
 from tclora.models.tokens import (
@@ -32,6 +39,7 @@ __all__ = [
     "greedy_answers",
     "load_base",
     "local_base_path",
+    "max_pass_tokens",
     "mean_hidden_states",
     "prompt_text",
     "resolve_targets",

@@ -35,7 +35,7 @@ def greedy_answers(base: Base, tokens: Sequence[Tokens], *, max_new_tokens: int,
     """
     _check(tokens, max_new_tokens)
     answers = [""] * len(tokens)
-    for rows in batches_by_length([row.n_prompt for row in tokens], batch_size):
+    for rows in batches_by_length([row.n_prompt for row in tokens], batch_size, base.device):
         prompts = [tokens[row].ids[: tokens[row].n_prompt] for row in rows]
         for row, ids in zip(rows, _complete(base, prompts, max_new_tokens), strict=True):
             answers[row] = base.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -30,7 +30,7 @@ def mean_hidden_states(base: Base, texts: Sequence[str], *, batch_size: int) -> 
     rows = [tokenize_text(base, text).ids for text in texts]
     bos = base.tokenizer.bos_token_id
     out = np.zeros((len(rows), base.model.get_input_embeddings().weight.shape[1]), dtype=np.float32)
-    for indices in batches_by_length([len(row) for row in rows], batch_size):
+    for indices in batches_by_length([len(row) for row in rows], batch_size, base.device):
         width = len(rows[indices[0]])
         ids = torch.zeros(len(indices), width, dtype=torch.long)
         keep = torch.zeros(len(indices), width)

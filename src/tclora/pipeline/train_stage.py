@@ -16,7 +16,7 @@ from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
 from tclora.pipeline.text_stages import read_cluster_record
 from tclora.records import TrainRecord, from_json
-from tclora.training import TrainJob, train_adapter, train_library
+from tclora.training import TrainJob, is_finished, train_adapter, train_library
 
 __all__ = ["adapter_names", "read_train_records", "train_stage"]
 
@@ -57,6 +57,8 @@ def _build(config: RunConfig, run: RunFolder, folder: Path, executor: Executor, 
 
 
 def _train(jobs: list[TrainJob], executor: Executor, progress: Progress) -> Iterator[TrainRecord]:
+    for job in jobs:
+        _make_room(job)
     # In this process the bars can follow every step; another executor reports when a job is done.
     if isinstance(executor, LocalExecutor):
         for job in jobs:
@@ -93,6 +95,13 @@ def _multi_task_job(config: RunConfig, run: RunFolder, folder: Path, max_tokens:
         seed=config.seed,
         max_tokens=max_tokens,
     )
+
+
+def _make_room(job: TrainJob) -> None:
+    """The library belongs to its run: an adapter of earlier settings, or a damaged one, is trained anew."""
+    out = Path(job.out)
+    if out.exists() and not is_finished(job):
+        shutil.rmtree(out)
 
 
 def _remove_strangers(folder: Path, names: tuple[str, ...]) -> None:

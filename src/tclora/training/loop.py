@@ -15,7 +15,7 @@ import torch
 
 from tclora.config import TrainConfig
 from tclora.errors import NumericalError
-from tclora.models import Base, Tokens, collate, token_losses
+from tclora.models import Base, Tokens, collate, max_pass_tokens, token_losses
 from tclora.training.checkpoint import load_newest, restore_optimizer, save_checkpoint
 from tclora.training.lora import drawing_from
 from tclora.training.plan import Plan, learning_rate, split_rows
@@ -112,6 +112,7 @@ def _passes(run: Run, batch: Sequence[int]) -> list[list[Tokens]]:
     cuts = split_rows(
         [len(row.ids) for row in rows],
         max_rows=run.params.micro_batch_size or len(rows),
+        max_tokens=max_pass_tokens(run.base.device),
         pass_cost=_PASS_COST["cuda" if run.base.device.type == "cuda" else "cpu"],
     )
     return [rows[cut] for cut in cuts]

@@ -6,6 +6,7 @@ knows, `adapter_model.safetensors` in PEFT's names; equal weights give equal byt
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,9 @@ def lora_on(base: Base, params: TrainConfig, *, seed: int) -> Iterator[dict[str,
         fan_in_fan_out=_is_transposed(base.model),
         bias="none",
     )
-    with drawing_from(base.device, seed):
+    with drawing_from(base.device, seed), warnings.catch_warnings():
+        # PEFT reads a name that transformers is about to rename; the user can do nothing about it.
+        warnings.simplefilter("ignore", FutureWarning)
         wrapped = peft.PeftModel(base.model, config, adapter_name=_ADAPTER)
     try:
         wrapped.train()

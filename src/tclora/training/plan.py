@@ -65,16 +65,18 @@ def learning_rate(step: int, n_steps: int, params: TrainConfig) -> float:
     return params.lr * shapes[params.schedule]
 
 
-def split_rows(lengths: Sequence[int], *, max_rows: int, pass_cost: int) -> tuple[slice, ...]:
+def split_rows(lengths: Sequence[int], *, max_rows: int, max_tokens: int, pass_cost: int) -> tuple[slice, ...]:
     """Cut rows, longest first, into the forward passes that cost least.
 
     A pass costs its rows times its longest row, padding included, and `pass_cost` tokens for being one. Batches mix
-    answers of five words with pages of text, so one pass for all is mostly padding.
+    answers of five words with pages of text, so one pass for all is mostly padding. No pass has more than `max_rows`
+    rows, or, padding included, more than `max_tokens` tokens unless it is a single row.
     """
     best = [(0, 0)]  # the least cost of the first `end` rows, and where their last pass starts
     for end in range(1, len(lengths) + 1):
-        starts = range(max(0, end - max_rows), end)
-        best.append(min((best[start][0] + (end - start) * lengths[start] + pass_cost, start) for start in starts))
+        sizes = {start: (end - start) * lengths[start] for start in range(max(0, end - max_rows), end)}
+        allowed = {start: size for start, size in sizes.items() if size <= max_tokens or start == end - 1}
+        best.append(min((best[start][0] + size + pass_cost, start) for start, size in allowed.items()))
     cuts = [len(lengths)]
     while cuts[-1] > 0:
         cuts.append(best[cuts[-1]][1])

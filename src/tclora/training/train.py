@@ -27,7 +27,7 @@ from tclora.training.loop import Run, run_steps
 from tclora.training.lora import lora_on, write_peft_folder
 from tclora.training.plan import plan_batches
 
-__all__ = ["train_adapter", "train_library"]
+__all__ = ["is_finished", "train_adapter", "train_library"]
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -78,6 +78,14 @@ def train_adapter(
     elif work.exists():
         shutil.rmtree(work)
     return finished
+
+
+def is_finished(job: TrainJob) -> bool:
+    """Whether `job.out` holds this very job's adapter, whole and unchanged."""
+    try:
+        return _finished(Path(job.out), job_digest(job)) is not None
+    except OutputExistsError:
+        return False
 
 
 @functools.lru_cache(maxsize=1)
