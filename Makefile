@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # One torch thread: two on a busy two-core machine can be several times slower.
 RUN := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: setup quickstart test test-slow lint format bench real clean
+.PHONY: setup quickstart test test-slow lint style types format bench real clean
 
 setup: $(STAMP)
 
@@ -28,9 +28,14 @@ test: setup
 test-slow: setup
 	$(RUN) $(BIN)/python -m pytest -q -m slow
 
-lint: setup
+lint: style types
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# pyright fetches its engine from the npm registry on first use.
+types: setup
 	$(BIN)/pyright
 
 format: setup

@@ -31,7 +31,7 @@ CARD_FILE = "README.md"
 
 def write_adapter(
     adapter: Adapter,
-    folder: Path,
+    folder: str | Path,
     *,
     dtype: torch.dtype = torch.bfloat16,
     rank: int | None = None,

@@ -110,7 +110,7 @@ def _choice(method: str, name: str, choices: tuple[str, ...], value: object) -> 
     return text
 
 
-def _number(hint: Any, value: object) -> object:
+def _number(hint: Any, value: Any) -> object:
     if hint is bool:
         if isinstance(value, bool):
             return value

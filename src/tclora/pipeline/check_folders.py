@@ -1,6 +1,6 @@
 """What is in adapter folders, what would be refused and why, and whether they belong together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tclora.adapters import (
@@ -41,8 +41,8 @@ def check_folders(sources: Sequence[str], *, base: str | None = None) -> CheckRe
     shapes = base_shapes(base) if base is not None else None
     summaries = tuple(inspect_adapter(source) for source in sources)
     sound = [read_adapter(source) for source, summary in zip(sources, summaries, strict=True) if not summary.refusals]
-    refusals = [] if shapes is None else [_refusal(lambda a=a: check_against_base(a, shapes)) for a in sound]
-    refusals.append(_refusal(lambda: check_mergeable(sound)) if sound else None)
+    refusals = [] if shapes is None else [_refusal(check_against_base, adapter, shapes) for adapter in sound]
+    refusals += [_refusal(check_mergeable, sound)] if sound else []
     return CheckResult(summaries, tuple(r for r in refusals if r), tuple(_warnings(sound)))
 
 
@@ -50,9 +50,9 @@ def _warnings(adapters: list[Adapter]) -> Sequence[str]:
     return check_same_base(adapters) if len(adapters) > 1 else ()
 
 
-def _refusal(check) -> str | None:
+def _refusal(check: Callable[..., object], *arguments: object) -> str | None:
     try:
-        check()
+        check(*arguments)
     except AdapterError as error:
         return str(error)
     return None

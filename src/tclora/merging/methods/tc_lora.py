@@ -160,7 +160,6 @@ def _diagnostics(fit: CpFit) -> tuple[dict[str, object], ...]:
         "weight_energy": fit.weight_energy,
         "degenerate": fit.degenerate,
     }
-    values = {name: column.tolist() for name, column in columns.items()}
-    return tuple(
-        {name: column[j] for name, column in values.items()} | {"start": start} for j, start in enumerate(fit.start)
-    )
+    values: dict[str, list[object]] = {name: column.tolist() for name, column in columns.items()}
+    values["start"] = list(fit.start)
+    return tuple({name: column[j] for name, column in values.items()} for j in range(len(fit.start)))
