@@ -1,4 +1,4 @@
-"""The documentation runs: README's Python and merge commands on real folders, doctests, and every method in its page."""
+"""The documentation runs: README and pages on real folders, doctests, and every method and rule in its page."""
 
 import doctest
 import re

@@ -1,6 +1,7 @@
 """The door to transformers: one frozen base model, its prompts, its losses and answers, adapters hooked on."""
 
 from tclora.models.base import BUNDLED, BUNDLED_NAME, Base, bundled_base_path, load_base, local_base_path
+from tclora.models.fingerprint import base_files_digest
 from tclora.models.generation import greedy_answers
 from tclora.models.hidden import mean_hidden_states
 from tclora.models.hooks import attached
@@ -33,6 +34,7 @@ __all__ = [
     "Tokens",
     "attached",
     "attention_targets",
+    "base_files_digest",
     "batches_by_length",
     "bundled_base_path",
     "collate",

@@ -15,8 +15,8 @@ from tclora.data import ChoiceItem, Example, read_choice_items, read_examples
 from tclora.encoding import load_encoder
 from tclora.errors import ConfigError
 from tclora.evaluation import ChoiceSet, Contestant, DevSet, evaluate
-from tclora.models import Base, load_base
-from tclora.pipeline.layout import MULTI_TASK, RunFolder, base_digest
+from tclora.models import Base, base_files_digest, load_base
+from tclora.pipeline.layout import MULTI_TASK, RunFolder
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
 from tclora.pipeline.text_stages import read_labels
@@ -39,7 +39,7 @@ def evaluate_stage(
     # A merge's record holds timings, so the adapter alone counts as input.
     inputs |= {f"merge {index}": manifest.outputs["adapter_model.safetensors"] for index, manifest in enumerate(merges)}
     inputs |= {f"choice {task.path}": sha256_file(_task_file(task)) for task in config.evaluate.choice_tasks}
-    inputs["base"] = base_digest(config.base)
+    inputs["base"] = base_files_digest(config.base)
     stage = Stage("evaluate", run.evaluate, settings, inputs, config.seed, resumable=True)
     return run_stage(stage, lambda folder: _build(config, run, folder, progress), progress)
 

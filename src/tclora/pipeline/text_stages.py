@@ -15,8 +15,8 @@ from tclora.config import DataConfig, RunConfig
 from tclora.data import Example, expand_paths, hold_out, read_examples, sample_examples, split_dev, write_examples
 from tclora.encoding import fit_encoder, read_precomputed, save_encoder
 from tclora.errors import DataError
-from tclora.models import load_base
-from tclora.pipeline.layout import RunFolder, base_digest, cluster_name
+from tclora.models import base_files_digest, load_base
+from tclora.pipeline.layout import RunFolder, cluster_name
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
 from tclora.records import ClusterRecord, EncodeRecord, from_json, to_json
@@ -38,7 +38,7 @@ def encode_stage(config: RunConfig, run: RunFolder, data: Manifest, progress: Pr
     settings = config.encode.model_dump(mode="json", exclude={"path"})
     inputs = {"data": inputs_digest(data)}
     if config.encode.encoder == "hidden_states":
-        inputs["base"] = base_digest(config.base)
+        inputs["base"] = base_files_digest(config.base)
         settings["base"] = config.base.model_dump(mode="json", include={"template", "max_length", "dtype"})
     if config.encode.encoder == "precomputed" and config.encode.path and Path(config.encode.path).is_file():
         inputs["embeddings"] = sha256_file(Path(config.encode.path))

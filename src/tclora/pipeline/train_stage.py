@@ -11,7 +11,8 @@ from pathlib import Path
 from tclora.artifacts import Manifest, read_json
 from tclora.config import RunConfig, TrainConfig
 from tclora.execution import Executor, LocalExecutor
-from tclora.pipeline.layout import MULTI_TASK, RunFolder, base_digest, cluster_name
+from tclora.models import base_files_digest
+from tclora.pipeline.layout import MULTI_TASK, RunFolder, cluster_name
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
 from tclora.pipeline.text_stages import read_cluster_record
@@ -31,7 +32,7 @@ def train_stage(config: RunConfig, run: RunFolder, data: Manifest, cluster: Mani
     inputs = {
         "data": inputs_digest(data),
         "cluster": inputs_digest(cluster),
-        "base": base_digest(config.base),
+        "base": base_files_digest(config.base),
     }
     stage = Stage("train", run.library, settings, inputs, config.seed, resumable=True)
     return run_stage(stage, lambda folder: _build(config, run, folder, LocalExecutor(), progress), progress)

@@ -5,20 +5,18 @@ budget, the bytes of the data files and the base model's files. Where things lie
 do not enter it, so a moved run folder is still finished. Refused: data files that cannot be read.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from tclora.artifacts import digest_of, sha256_file
 from tclora.config import BaseModelConfig, TrainConfig
 from tclora.errors import DataError
-from tclora.models import local_base_path
+from tclora.models import base_files_digest
 
 __all__ = ["TrainJob", "job_digest"]
 
 _FORMAT = 1
 _NO_INFLUENCE = {"checkpoint_every", "multi_task"}
-_EDGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def job_digest(job: TrainJob) -> str:
             "max_tokens": job.max_tokens,
             "params": params.model_dump(mode="json", exclude=_NO_INFLUENCE),
             "base": job.base.model_dump(mode="json", exclude={"path", "threads", "device"}),
-            "base_files": _base_digest(job.base),
+            "base_files": base_files_digest(job.base),
             "data": {use: None if path is None else _file_digest(job.name, path) for use, path in files.items()},
         }
     )
@@ -71,22 +69,3 @@ def _file_digest(name: str, path: str) -> str:
             expected="a readable file of examples",
             do="write the data first, or correct the path",
         ) from None
-
-
-def _base_digest(base: BaseModelConfig) -> str:
-    folder = local_base_path(base)
-    if folder is None:
-        return digest_of([base.path, base.revision])
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
-    return digest_of({name: _edges_digest(folder / name) for name in names})
-
-
-def _edges_digest(path: Path) -> str:
-    # Whole weights of a large base would take longer to hash than to load; header, size and both ends tell them apart.
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(f"{size}\0".encode() + file.read(_EDGE_BYTES))
-        if size > 2 * _EDGE_BYTES:
-            file.seek(-_EDGE_BYTES, 2)
-        digest.update(file.read())
-    return digest.hexdigest()
