@@ -21,9 +21,9 @@ from tclora.shapes import Float
 
 __all__ = ["cp_als"]
 
-# Every start gets this many sweeps; the best few go on. More of either gained less than another start did.
-_SCREEN_SWEEPS = 30
-_KEPT_STARTS = 3
+# Rounds of screening: so many sweeps for all starts, then for the best few. Sweeps are cheap and starts differ by far
+# more than late sweeps gain, so many starts get a few sweeps and few get many.
+_ROUNDS = ((10, 8), (20, 3))
 # Float64 numbers that one chunk of problems may hold at a time, about 256 MB.
 _CHUNK_NUMBERS = 2**25
 
@@ -46,14 +46,14 @@ def cp_als(
     *,
     max_iter: int = 300,
     tol: float = 1e-7,
-    n_starts: int = 5,
+    n_starts: int = 20,
     seed: int = 0,
 ) -> CpFit:
     """Fit a CP model of `cp_rank` terms to each of `m` cores by alternating least squares.
 
     Cores whose optimum is known (few enough terms, or a matrix in disguise) are solved by singular value
     decompositions. The others start from singular vectors in two ways and from `n_starts` random points; all are swept
-    a little, the best three to the end. Fits whose terms cancel one another are steered away from, and flagged if
+    a little, the better ones some more, and the best three to the end. Fits whose terms cancel one another are steered away from, and flagged if
     nothing else is found.
 
     Args:
@@ -111,24 +111,27 @@ def _shortcut(unit: Tensor, triplets: Triplets, j: int, cp_rank: int) -> _Solved
 
 
 def _best_of_starts(views: Views, start: State, names: tuple[str, ...], *, max_iter: int, tol: float) -> list[_Solved]:
-    """Sweep all starts a little and the best few to the end; one result per problem."""
-    screen = min(_SCREEN_SWEEPS, max_iter)
-    run = run_als(views, start, sweeps=screen, tol=0.0)
-    order = torch.argsort(residual(views, run.state), dim=1, stable=True)[:, :_KEPT_STARTS]
-    rows = torch.arange(order.shape[0], device=order.device)[:, None]
-    kept = State(*(factor[rows, order] for factor in run.state.factors()))
-    run = run_als(views, kept, sweeps=max_iter - screen, tol=tol)
+    """Sweep all starts a little, the better ones some more, and the best few to the end; one result per problem."""
+    rows = torch.arange(start.out_factor.shape[0], device=start.out_factor.device)[:, None]
+    order = torch.arange(len(names), device=rows.device).expand(len(rows), -1)
+    state, swept = start, 0
+    for sweeps, n_kept in _ROUNDS:
+        sweeps = min(sweeps, max_iter - swept)
+        state, swept = run_als(views, state, sweeps=sweeps, tol=0.0).state if sweeps else state, swept + sweeps
+        best = torch.argsort(residual(views, state), dim=1, stable=True)[:, :n_kept]
+        state, order = State(*(factor[rows, best] for factor in state.factors())), order[rows, best]
+    run = run_als(views, state, sweeps=max_iter - swept, tol=tol)
     error, spoilt = residual(views, run.state), _is_degenerate(run.state)
     # A degenerate fit is taken only where all of them are.
     best = (error + 2 * spoilt).argmin(dim=1).tolist()
     spread = (error.amax(dim=1) - error.amin(dim=1)).tolist()
     winners = (names[k] for k in order[rows[:, 0], torch.tensor(best, device=order.device)].tolist())
-    return [_pick(run, j, best[j], name, screen, spread[j]) for j, name in enumerate(winners)]
+    return [_pick(run, j, best[j], name, swept, spread[j]) for j, name in enumerate(winners)]
 
 
-def _pick(run: Run, j: int, s: int, name: str, screen: int, spread: float) -> _Solved:
+def _pick(run: Run, j: int, s: int, name: str, swept: int, spread: float) -> _Solved:
     out_factor, in_factor, adapter_factor = (factor[j, s] for factor in run.state.factors())
-    sweeps, converged = screen + int(run.n_iter[j]), bool(run.converged[j, s])
+    sweeps, converged = swept + int(run.n_iter[j]), bool(run.converged[j, s])
     return _Solved((out_factor, in_factor, adapter_factor), name, sweeps, converged, False, spread)
 
 

@@ -1,12 +1,14 @@
 """The merge stage of a run: one PEFT folder for each entry of the config's `merge` list."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 from tclora.adapters import read_adapter
 from tclora.artifacts import Manifest, read_json
 from tclora.config import MergeConfig, RunConfig
 from tclora.errors import ConfigError
-from tclora.merging import merge_adapters
+from tclora.merging import merge_adapters, parse_params
 from tclora.pipeline.layout import RunFolder, cluster_name
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
@@ -39,7 +41,9 @@ def _merge(
 ) -> Manifest:
     sizes = [cluster.n_train for cluster in clusters.clusters]
     inputs = {"library": inputs_digest(library), "sizes": str(sizes)}
-    stage = Stage(f"merge {merge.label}", run.merge / merge.label, merge.model_dump(mode="json"), inputs, config.seed)
+    # Defaults count as settings: a release that changes one must not leave the old merge in place.
+    settings = merge.model_dump(mode="json") | {"params": asdict(cast(Any, parse_params(merge.method, merge.params)))}
+    stage = Stage(f"merge {merge.label}", run.merge / merge.label, settings, inputs, config.seed)
     return run_stage(stage, lambda folder: _build(config, merge, run, sizes, folder, progress), progress)
 
 

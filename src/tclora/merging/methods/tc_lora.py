@@ -37,7 +37,7 @@ class TcLoraParams:
     rule: RuleName = "mean"
     shared_share: float = 0.5
     max_iter: int = 300
-    n_starts: int = 5
+    n_starts: int = 20
     seed: int = 0
 
     def __post_init__(self):
