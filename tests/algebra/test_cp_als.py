@@ -209,7 +209,7 @@ def test_facts_of_the_fit_are_consistent():
     assert (fit.n_iter > 0).all()
     assert not fit.exact.any()
     assert (fit.start_spread >= 0).all()
-    assert set(fit.start) <= {"task_svd", "hosvd", *(f"normal_{k}" for k in range(5))}
+    assert set(fit.start) <= {"task_svd", "hosvd", *(f"normal_{k}" for k in range(20))}
 
 
 def test_too_few_sweeps_are_reported():
