@@ -77,7 +77,7 @@ def test_order_changes_no_bit(method):
 def test_the_scale_of_the_adapters_carries_over(method):
     one, tenfold = (merge_adapters(adapters(s), method, params=small(method)).adapter for s in (1.0, 10.0))
     scaled = {name: 10 * delta for name, delta in dense(one).items()}
-    assert distance(dense(tenfold), scaled) < 1e-4  # the CP solver's own stopping tolerance enters
+    assert distance(dense(tenfold), scaled) < 1e-5  # float32 factors, and the solver's stopping tolerance
 
 
 def test_the_scale_argument_multiplies_the_result(method):
@@ -99,8 +99,7 @@ def test_how_an_adapter_is_factored_does_not_matter(method):
 
     turned = [make_adapter("a", modules, base_model="org/base"), *given[1:]]
     results = [merge_adapters(x, method, params=small(method)).adapter for x in (given, turned)]
-    # Canonical order follows the bytes, so the solver may see the adapters in another order: its tolerance enters.
-    assert distance(dense(results[0]), dense(results[1])) < (2e-2 if method == "tc_lora" else 1e-5)
+    assert distance(dense(results[0]), dense(results[1])) < 1e-5  # inverting the gauge in float32
 
 
 def test_a_module_of_two_shapes_is_refused_by_name(method):

@@ -63,7 +63,8 @@ def _build(config: RunConfig, run: RunFolder, folder: Path, progress: Progress) 
         cluster_names=adapter_names(config),
         cache=folder / "cache",
         seed=config.seed,
-        on_progress=progress.step,
+        # One bar for all: the units of work are many and short.
+        on_progress=lambda _, done, total: progress.step("evaluate", done, total),
     )
     write_json(folder / "record.json", to_json(record))
 
