@@ -23,7 +23,8 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 def small_config(folder: Path, **changes) -> Path:
     """Two clusters of a few rows, two optimizer steps each: every stage does its whole work, in seconds."""
-    tasks = quickstart_examples(seed=0, n_train=3, n_dev=1, n_held_out=0)
+    tasks = quickstart_examples(seed=0, n_train=3, n_dev=1, n_held_out=2)
+    write_examples(folder / "held_out.jsonl", tasks.held_out)
     write_examples(folder / "train.jsonl", tasks.train)
     write_examples(folder / "dev.jsonl", tasks.dev)
     (folder / "choice.jsonl").write_text(
@@ -36,7 +37,8 @@ def small_config(folder: Path, **changes) -> Path:
         "name": "small",
         "output": str(folder / "run"),
         "base": {"path": "bundled", "threads": 1, "max_length": 128},
-        "data": {"train": [str(folder / "train.jsonl")], "dev": [str(folder / "dev.jsonl")]},
+        "data": {"train": [str(folder / "train.jsonl")], "dev": [str(folder / "dev.jsonl")]}
+        | {"held_out": [str(folder / "held_out.jsonl")]},
         "encode": {"dim": 8},
         "cluster": {"n_clusters": 2, "n_init": 2},
         "train": {"r": 2, "lr": 1e-3, "batch_size": 8, "epochs": 1, "max_steps": 3, "checkpoint_every": 1},
@@ -62,6 +64,7 @@ def numbers(run: Path) -> dict[str, object]:
     figures = json.loads((run / "report" / "report.json").read_text())
     return {
         "evaluation": json.loads((run / "evaluate" / "record.json").read_text()),
+        "held_out": json.loads((run / "evaluate" / "held_out.json").read_text()),
         "training": figures["training"],
         "clusters": figures["clusters"],
         "merges": [
@@ -108,6 +111,13 @@ def test_every_figure_has_a_sample_size_and_an_interval(unbroken):
         for score in (contestant["loss"], contestant["exact_match"], contestant["choice_accuracy"]["choice"]):
             assert score["n"] > 0
             assert score["low"] <= score["value"] <= score["high"]
+
+
+def test_unseen_tasks_are_scored_apart(unbroken):
+    report = json.loads((unbroken[0] / "run" / "report" / "report.json").read_text())
+    assert report["held_out"]["n_dev"] == 4
+    assert len(report["held_out"]["contestants"]) == len(report["evaluation"]["contestants"])
+    assert "unseen tasks, loss (n=4)" in (unbroken[0] / "run" / "report" / "report.md").read_text()
 
 
 def test_the_multi_task_control_saw_as_many_tokens_as_the_library(unbroken):

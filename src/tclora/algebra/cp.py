@@ -53,8 +53,8 @@ def cp_als(
 
     Cores whose optimum is known (few enough terms, or a matrix in disguise) are solved by singular value
     decompositions. The others start from singular vectors in two ways and from `n_starts` random points; all are swept
-    a little, the better ones some more, and the best three to the end. Fits whose terms cancel one another are steered away from, and flagged if
-    nothing else is found.
+    a little, the better ones some more, and the best three to the end. Fits whose terms cancel one another are steered
+    away from, and flagged if nothing else is found.
 
     Args:
         max_iter: sweeps per start at most.

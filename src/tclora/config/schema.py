@@ -59,12 +59,15 @@ class DataConfig(_Settings):
     train: tuple[str, ...] = Field(min_length=1)
     dev: tuple[str, ...] = ()
     """Without dev files, `dev_fraction` of the training examples are kept apart."""
+    held_out: tuple[str, ...] = ()
+    """Examples of tasks that are not trained on; scored apart, so that a report can speak of unseen tasks."""
     dev_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt_completion", "flan", "text"] = "auto"
     fields: dict[str, str] = Field(default_factory=dict)
     """Our field name to the file's, e.g. `{instruction: question, output: answer}`."""
     max_train: Count | None = None
     max_dev: Count | None = None
+    max_held_out: Count | None = None
     """Upper bounds; rows are sampled evenly over tasks where tasks are known, by `seed`."""
     hold_out_sha1: HoldOutConfig | None = None
     """Drop training rows with `int(sha1(instruction + "\\n" + input), 16) % modulus == remainder`."""

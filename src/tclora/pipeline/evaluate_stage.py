@@ -23,7 +23,7 @@ from tclora.pipeline.text_stages import read_labels
 from tclora.pipeline.train_stage import adapter_names
 from tclora.records import EvalRecord, from_json, to_json
 
-__all__ = ["evaluate_stage", "read_eval_record"]
+__all__ = ["evaluate_stage", "read_eval_record", "read_held_out_record"]
 
 
 def evaluate_stage(
@@ -49,24 +49,40 @@ def read_eval_record(run: RunFolder) -> EvalRecord:
     return from_json(EvalRecord, read_json(run.evaluate / "record.json"))
 
 
+def read_held_out_record(run: RunFolder) -> EvalRecord | None:
+    """The record of the examples of unseen tasks, where the run has any."""
+    path = run.evaluate / "held_out.json"
+    return from_json(EvalRecord, read_json(path)) if path.is_file() else None
+
+
 def _build(config: RunConfig, run: RunFolder, folder: Path, progress: Progress) -> None:
     base = load_base(config.base)
-    dev = DevSet(
-        tuple(read_examples([str(run.data / "dev.jsonl")])), tuple(int(label) for label in read_labels(run, "dev"))
-    )
-    record = evaluate(
-        base,
-        _contestants(config, run),
-        dev,
-        _choice_sets(config, run, base),
-        config.evaluate,
-        cluster_names=adapter_names(config),
-        cache=folder / "cache",
-        seed=config.seed,
-        # One bar for all: the units of work are many and short.
-        on_progress=lambda _, done, total: progress.step("evaluate", done, total),
-    )
+
+    def score(label: str, examples: DevSet, choices: list[ChoiceSet]) -> EvalRecord:
+        return evaluate(
+            base,
+            _contestants(config, run),
+            examples,
+            choices,
+            config.evaluate,
+            cluster_names=adapter_names(config),
+            cache=folder / "cache",
+            seed=config.seed,
+            # One bar for all: the units of work are many and short.
+            on_progress=lambda _, done, total: progress.step(label, done, total),
+        )
+
+    record = score("evaluate", _dev_set(run), _choice_sets(config, run, base))
     write_json(folder / "record.json", to_json(record))
+    held_out = _held_out_set(config, run, base)
+    (folder / "held_out.json").unlink(missing_ok=True)
+    if held_out.examples:
+        write_json(folder / "held_out.json", to_json(score("evaluate unseen tasks", held_out, [])))
+
+
+def _dev_set(run: RunFolder) -> DevSet:
+    examples = tuple(read_examples([str(run.data / "dev.jsonl")]))
+    return DevSet(examples, tuple(int(label) for label in read_labels(run, "dev")))
 
 
 def _contestants(config: RunConfig, run: RunFolder) -> list[Contestant]:
@@ -89,22 +105,32 @@ def _choice_sets(config: RunConfig, run: RunFolder, base: Base) -> list[ChoiceSe
         if task.max_items is not None and len(items) > task.max_items:
             chosen = np.random.default_rng(config.seed).choice(len(items), task.max_items, replace=False)
             items = [items[index] for index in sorted(chosen)]
-        clusters = _route(config, run, base, items)
+        texts = [_question_text(config, item) for item in items]
+        clusters = _route(config, run, base, texts)
         name = task.name or _task_file(task).name.split(".")[0]
         sets.append(ChoiceSet(name, tuple(items), clusters, task.normalize))
     return sets
 
 
-def _route(config: RunConfig, run: RunFolder, base: Base, items: list[ChoiceItem]) -> tuple[int, ...]:
-    """The cluster of each item, by the text of its passage and question."""
+def _held_out_set(config: RunConfig, run: RunFolder, base: Base) -> DevSet:
+    examples = tuple(read_examples([str(run.data / "held_out.jsonl")], allow_empty=True))
+    texts = [example.text(config.encode.text) for example in examples]
+    return DevSet(examples, _route(config, run, base, texts) if examples else ())
+
+
+def _question_text(config: RunConfig, item: ChoiceItem) -> str:
+    return Example("\n".join(filter(None, (item.context, item.question)))).text(config.encode.text)
+
+
+def _route(config: RunConfig, run: RunFolder, base: Base, texts: list[str]) -> tuple[int, ...]:
+    """The cluster whose centroid is nearest to each text."""
     if config.encode.encoder == "precomputed":
         raise ConfigError(
-            "multiple-choice items cannot be routed with precomputed embeddings",
-            where="evaluate.choice_tasks",
-            do="choose another encoder, or leave choice_tasks empty",
+            "new texts cannot be routed with precomputed embeddings",
+            where="evaluate.choice_tasks, data.held_out",
+            do="choose another encoder, or leave both empty",
         )
     encoder = load_encoder(config.encode, run.encode / "encoder", base=lambda: base)
-    texts = [Example("\n".join(filter(None, (item.context, item.question)))).text(config.encode.text) for item in items]
     centroids = load_clusters(run.cluster).centroids
     return tuple(int(label) for label in assign_clusters(encoder.encode(texts), centroids))
 

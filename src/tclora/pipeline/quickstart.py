@@ -33,7 +33,7 @@ def _settings(folder: Path, tasks: Path, seed: int) -> dict[str, object]:
         "output": str(folder),
         "seed": seed,
         "base": {"path": "bundled", "threads": 1, "max_length": 256},
-        "data": {"train": [str(tasks / "train.jsonl")], "dev": [str(tasks / "dev.jsonl")]},
+        "data": {part: [str(tasks / f"{part}.jsonl")] for part in ("train", "dev", "held_out")},
         "encode": {"encoder": "tfidf", "dim": 64},
         "cluster": {"n_clusters": 8, "sample_fraction": 0.5},
         # Stronger than the paper's defaults: each adapter sees a few hundred short rows, not tens of thousands.

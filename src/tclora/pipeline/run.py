@@ -10,7 +10,7 @@ from tclora.artifacts import Manifest, folder_lock, machine_facts, version_facts
 from tclora.config import RunConfig, dump_config
 from tclora.errors import ConfigError
 from tclora.merging import parse_params
-from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record
+from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record, read_held_out_record
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.merge_stage import merge_stage, read_merge_records
 from tclora.pipeline.progress import Progress, Silent
@@ -104,6 +104,7 @@ class _Run:
             training=read_train_records(self.config, self.run),
             merges=read_merge_records(self.config, self.run),
             evaluation=read_eval_record(self.run),
+            held_out=read_held_out_record(self.run),
             wall_s=self._timings(),
             notes=_notes(self.run, self.config),
         )

@@ -94,7 +94,8 @@ def _reopen(folder: Path) -> None:
         folder.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for left in folder.glob(".*.partial"):
+    # The run's lock is held, so what a killed writer left belongs to nobody.
+    for left in list(folder.rglob(".*.partial")):
         shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 

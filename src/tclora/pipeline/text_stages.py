@@ -26,9 +26,11 @@ __all__ = ["cluster_stage", "data_stage", "encode_stage", "read_cluster_record",
 
 def data_stage(config: RunConfig, run: RunFolder, progress: Progress) -> Manifest:
     """Read, sample and split the examples."""
-    paths = expand_paths(config.data.train) + (expand_paths(config.data.dev) if config.data.dev else [])
-    settings = config.data.model_dump(mode="json") | {"train": len(config.data.train), "dev": len(config.data.dev)}
-    inputs = {f"{index}/{path.name}": sha256_file(path) for index, path in enumerate(paths)}
+    given = {"train": config.data.train, "dev": config.data.dev, "held_out": config.data.held_out}
+    paths = {part: expand_paths(names) for part, names in given.items() if names}
+    # Where files lie does not matter, so that a moved folder is not read again; what they hold does.
+    settings = config.data.model_dump(mode="json", exclude=set(given))
+    inputs = {f"{part}/{index}": sha256_file(path) for part, files in paths.items() for index, path in enumerate(files)}
     stage = Stage("data", run.data, settings, inputs, config.seed)
     return run_stage(stage, lambda folder: _build_data(config.data, folder, config.seed), progress)
 
@@ -84,8 +86,10 @@ def _build_data(config: DataConfig, folder: Path, seed: int) -> None:
             expected="at least one of each",
             do="check hold_out_sha1, dev_fraction and the data files",
         )
-    write_examples(folder / "train.jsonl", train)
-    write_examples(folder / "dev.jsonl", dev)
+    held_out = read_examples(config.held_out, format=config.format, fields=config.fields) if config.held_out else []
+    parts = {"train": train, "dev": dev, "held_out": _sampled(held_out, config.max_held_out, seed)}
+    for part, rows in parts.items():
+        write_examples(folder / f"{part}.jsonl", rows)
 
 
 def _sampled(examples: list[Example], limit: int | None, seed: int) -> list[Example]:

@@ -47,6 +47,7 @@ def limits(report: RunReport) -> list[str]:
         *([f"Controls that were not run: {listing(absent)}."] if absent else []),
         *([_NEAR_CHANCE.format(listing(near))] if near else []),
         *([f"Answers are cut at {generated} new tokens, so a longer one can never match."] if generated else []),
+        *([] if report.held_out else [_ONLY_SEEN_TASKS]),
         *_ALWAYS,
     ]
 
@@ -60,11 +61,13 @@ _NEAR_CHANCE = (
     "No contestant's interval lies above chance on {}, so these figures do not separate the contestants; "
     "a base this size may not be able to do the task."
 )
+_ONLY_SEEN_TASKS = (
+    "The development examples come from the same tasks as the training data, so their loss says nothing of tasks "
+    "never trained on."
+)
 _ALWAYS = (
     "One seed of clustering, training and merging: intervals are over examples only, and another seed may move "
     "every figure by more than they say.",
-    "The development examples come from the same tasks as the training data, so their loss says nothing of tasks "
-    "never trained on.",
     "Intervals that overlap do not show that two contestants are equal: they are scored on the same examples, and a "
     "paired comparison can tell apart what separate intervals cannot.",
     "Random clusters of the same sizes and random factors of the same norms were not compared.",

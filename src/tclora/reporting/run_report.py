@@ -10,7 +10,7 @@ __all__ = ["RunReport"]
 
 @dataclass(frozen=True)
 class RunReport:
-    """What was run, on what, and what came of it. `wall_s` is keyed by stage."""
+    """What was run, on what, and what came of it. `wall_s` is keyed by stage; `held_out` is of unseen tasks."""
 
     name: str
     command: str
@@ -24,3 +24,4 @@ class RunReport:
     evaluation: EvalRecord
     wall_s: dict[str, float]
     notes: tuple[str, ...] = ()
+    held_out: EvalRecord | None = None

@@ -5,7 +5,7 @@ In: a `RunReport`. Out: header and rows, in the order of the records. A figure t
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tclora.records import ClusterSummary, ContestantRecord, MergeRecord, Score
+from tclora.records import ClusterSummary, ContestantRecord, EvalRecord, MergeRecord, Score
 from tclora.reporting.run_report import RunReport
 from tclora.reporting.wording import NONE, clip, count, loss, number, percent, seconds, share, size, small
 
@@ -36,9 +36,13 @@ def results_table(report: RunReport) -> Table:
     header += [f"exact match (n={count(_n_matched(record.contestants))})"]
     header += [f"{name} (n={count(n)})" for name, n in record.n_choice.items()]
     rows = [_result_row(contestant, list(record.n_choice)) for contestant in record.contestants]
+    if report.held_out:
+        header += [f"unseen tasks, {what} (n={count(n)})" for what, n in _held_out_sizes(report.held_out)]
+        found = {c.name: [loss(c.loss), share(c.exact_match)] for c in report.held_out.contestants}
+        rows = [[*row, *found.get(row[0], [NONE, NONE])] for row in rows]
     if record.chance:
         guesses = [percent(record.chance[name]) if name in record.chance else NONE for name in record.n_choice]
-        rows.append(["chance", "", "", "", "", *guesses])
+        rows.append((["chance", "", "", "", "", *guesses] + [""] * len(header))[: len(header)])
     return header, rows
 
 
@@ -98,6 +102,10 @@ def _result_row(contestant: ContestantRecord, tasks: Sequence[str]) -> list[str]
         share(contestant.exact_match),
         *[share(contestant.choice_accuracy.get(task)) for task in tasks],
     ]
+
+
+def _held_out_sizes(record: EvalRecord) -> list[tuple[str, int]]:
+    return [("loss", record.n_dev), ("match", _n_matched(record.contestants))]
 
 
 def _n_matched(contestants: Sequence[ContestantRecord]) -> int:
