@@ -5,11 +5,11 @@
     python benchmarks/cp_vs_tensorly.py --d-out 2048 --d-in 2048 --r 16 --n 10 --cp-rank 20     a square one
 
 Each side runs in a process of its own, makes the same seeded adapters, and reports the wall time of its work and the
-peak resident memory of its process. tclora gets the factors, as a user has them. TensorLy gets the dense
-`d_out x d_in x n` tensor (building it is not timed, and counts as memory), makes one start where tclora makes
-twenty-two, and stops at the first check that finds its error at or below ours, or at the sweep cap: then its time is a
-lower bound and the JSON says so. The checks are not timed. Unless told, it uses the faster of its numpy and pytorch backends in a
-trial of two sweeps. Both errors are float64 residuals on the same exact core. The last line of output is JSON.
+peak resident memory of its process. tclora gets the factors, as a user has them. TensorLy gets the dense `d_out x d_in
+x n` tensor (building it is not timed, and counts as memory), makes one start where tclora makes twenty-two, and stops
+at the first check that finds its error at or below ours, or at the sweep cap: then its time is a lower bound and the
+JSON says so. The checks are not timed. Unless told, it uses the faster of its numpy and pytorch backends in a trial of
+two sweeps. Both errors are float64 residuals on the same exact core. The last line of output is JSON.
 """
 
 import argparse
