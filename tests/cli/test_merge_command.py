@@ -269,6 +269,15 @@ def test_a_broken_adapter_gives_status_two_four_facts_and_no_output(library, tmp
     assert not list(tmp_path.glob(".*partial*"))
 
 
+def test_a_copy_under_another_name_is_pointed_out(library, tmp_path):
+    folders, _ = library
+    shutil.copytree(folders[0], tmp_path / "copy")
+    done = tclora("merge", folders[0], tmp_path / "copy", "-o", tmp_path / "out", "--method", "mean", "--quiet")
+    assert done.returncode == 0
+    assert "hold the same weights" in done.stderr
+    assert "hold the same weights" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_errors_are_data_under_json(library, tmp_path):
     done = tclora("merge", *library[0], "-o", tmp_path / "out", "--method", "nope", "--json")
     assert last_json(done)["error"] == "UnknownNameError"

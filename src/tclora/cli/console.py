@@ -45,6 +45,19 @@ class PlainProgress:
         sys.stderr.flush()
 
 
+class NotesOnly(PlainProgress):
+    """No progress, but warnings still: what a user must know does not depend on how much they like to watch."""
+
+    def begin(self, stage: str) -> None:
+        """Nothing."""
+
+    def step(self, label: str, done: int, total: int) -> None:
+        """Nothing."""
+
+    def end(self, stage: str, *, wall_s: float, skipped: bool) -> None:
+        """Nothing."""
+
+
 class BarProgress:
     """Bars with the time that is left, on a terminal."""
 
@@ -85,11 +98,9 @@ class BarProgress:
 
 
 def progress_for(quiet: bool):
-    """Silence, bars on a terminal, plain lines elsewhere."""
+    """Only warnings, bars on a terminal, plain lines elsewhere."""
     if quiet:
-        from tclora.pipeline.progress import Silent
-
-        return Silent()
+        return NotesOnly()
     return BarProgress() if sys.stderr.isatty() else PlainProgress()
 
 

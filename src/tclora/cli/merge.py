@@ -31,7 +31,7 @@ def merge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Shapes, bytes, expected time; writes nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One last line of JSON on stdout.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; warnings still.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.")] = False,
 ) -> None:
     """Merge LoRA adapters of one base model into one, without the base model.

@@ -16,7 +16,7 @@ def quickstart(
     seed: Annotated[int, typer.Option(help="Seed of tasks, clusters and training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One last line of JSON on stdout.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start afresh: remove the run folder first.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; warnings still.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.")] = False,
 ) -> None:
     """See it work: data to one proven merged adapter in about two minutes, offline, on two cores."""

@@ -17,7 +17,7 @@ Seed = Annotated[int | None, typer.Option(help="Override the config's seed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; writes nothing.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One last line of JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start afresh: remove the run folder first.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress; warnings still.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks.")]
 
 _HELP = {

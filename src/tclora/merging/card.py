@@ -34,7 +34,7 @@ def merge_card(result: MergeResult, *, dtype: str, command: str | None = None) -
         "|---|---|---|--:|---|",
         *_sources(result),
     ]
-    notes = [f"- {_text(a.name)}: {_text(note)}" for a in result.plan.adapters for note in a.notes]
+    notes = [f"- {_text(note)}" for note in result.plan.notes]
     lines += ["", "## Notes", "", *notes] if notes else []
     lines += ["", "## Command", "", "```", printable(command).replace("`", "'"), "```"] if command else []
     return "\n".join(lines) + "\n"

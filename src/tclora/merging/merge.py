@@ -117,7 +117,7 @@ def merge_record(result: MergeResult, *, dtype: str, out: str | None) -> MergeRe
         peak_bytes=peak_bytes(),
         out=out,
         modules=result.modules,
-        notes=tuple(f"{adapter.name}: {note}" for adapter in result.plan.adapters for note in adapter.notes),
+        notes=result.plan.notes,
     )
 
 

@@ -6,6 +6,7 @@ them, the hash seed and the process cannot change a bit of the result.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -43,6 +44,19 @@ class MergePlan:
     @property
     def n_modules(self) -> int:
         return sum(len(group.names) for group in self.groups)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the adapters say of themselves, and which of them hold the same weights."""
+        said = [f"{adapter.name}: {note}" for adapter in self.adapters for note in adapter.notes]
+        # Equal digests are neighbors in canonical order.
+        pairs = zip(pairwise(self.adapters), pairwise(self.digests), strict=True)
+        said += [
+            f"{first.name} and {second.name} hold the same weights and count as two adapters"
+            for (first, second), (left, right) in pairs
+            if left == right
+        ]
+        return tuple(said)
 
 
 def plan_merge(adapters: Sequence[Adapter], adapter_weights: Sequence[float]) -> MergePlan:

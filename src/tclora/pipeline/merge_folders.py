@@ -71,6 +71,8 @@ def merge_folders(request: MergeRequest, progress: Progress | None = None) -> Me
             on_progress=lambda done, total: told.step("merge", done, total),
         )
         record = write_merged(result, staging, dtype=request.dtype, out=request.out, command=request.command)
+    for note in record.notes:
+        told.note(note)
     told.end("merge", wall_s=record.wall_s, skipped=False)
     return record
 
@@ -100,9 +102,6 @@ def plan_folders(request: MergeRequest, progress: Progress | None = None) -> dic
 def _read(request: MergeRequest, told: Progress) -> list[Adapter]:
     _check_request(request)
     adapters = [read_adapter(source) for source in _distinct(request.adapters)]
-    for adapter in adapters:
-        for note in adapter.notes:
-            told.note(f"{adapter.name}: {note}")
     check_mergeable(adapters)
     for warning in check_same_base(adapters):
         told.note(warning)
