@@ -23,7 +23,7 @@ from tclora.pipeline.text_stages import read_labels
 from tclora.pipeline.train_stage import adapter_names
 from tclora.records import EvalRecord, from_json, to_json
 
-__all__ = ["evaluate_stage", "read_eval_record", "read_held_out_record"]
+__all__ = ["evaluate_stage", "read_eval_record", "read_held_out_record", "task_file"]
 
 
 def evaluate_stage(
@@ -38,7 +38,7 @@ def evaluate_stage(
     inputs = {name: inputs_digest(manifest) for name, manifest in upstream.items()}
     # A merge's record holds timings, so the adapter alone counts as input.
     inputs |= {f"merge {index}": manifest.outputs["adapter_model.safetensors"] for index, manifest in enumerate(merges)}
-    inputs |= {f"choice {task.path}": sha256_file(_task_file(task)) for task in config.evaluate.choice_tasks}
+    inputs |= {f"choice {task.path}": sha256_file(task_file(task)) for task in config.evaluate.choice_tasks}
     inputs["base"] = base_files_digest(config.base)
     stage = Stage("evaluate", run.evaluate, settings, inputs, config.seed, resumable=True)
     return run_stage(stage, lambda folder: _build(config, run, folder, progress), progress)
@@ -101,13 +101,13 @@ def _contestants(config: RunConfig, run: RunFolder) -> list[Contestant]:
 def _choice_sets(config: RunConfig, run: RunFolder, base: Base) -> list[ChoiceSet]:
     sets = []
     for task in config.evaluate.choice_tasks:
-        items = read_choice_items(_task_file(task))
+        items = read_choice_items(task_file(task))
         if task.max_items is not None and len(items) > task.max_items:
             chosen = np.random.default_rng(config.seed).choice(len(items), task.max_items, replace=False)
             items = [items[index] for index in sorted(chosen)]
         texts = [_question_text(config, item) for item in items]
         clusters = _route(config, run, base, texts)
-        name = task.name or _task_file(task).name.split(".")[0]
+        name = task.name or task_file(task).name.split(".")[0]
         sets.append(ChoiceSet(name, tuple(items), clusters, task.normalize))
     return sets
 
@@ -135,7 +135,8 @@ def _route(config: RunConfig, run: RunFolder, base: Base, texts: list[str]) -> t
     return tuple(int(label) for label in assign_clusters(encoder.encode(texts), centroids))
 
 
-def _task_file(task: ChoiceTaskConfig) -> Path:
+def task_file(task: ChoiceTaskConfig) -> Path:
+    """The file of a multiple-choice task; one that is not there is refused."""
     path = Path(task.path).expanduser()
     if not path.is_file():
         raise ConfigError("there is no such task file", where=task.path, do="check evaluate.choice_tasks")

@@ -15,7 +15,7 @@ from tclora.pipeline.stage import Stage, inputs_digest, run_stage
 from tclora.pipeline.write_merged import RECORD_NAME, write_merged
 from tclora.records import ClusterRecord, MergeRecord, from_json
 
-__all__ = ["merge_stage", "read_merge_records"]
+__all__ = ["check_weights", "merge_stage", "read_merge_records"]
 
 
 def merge_stage(
@@ -29,6 +29,18 @@ def read_merge_records(config: RunConfig, run: RunFolder) -> tuple[MergeRecord, 
     """The records of the finished merges, in the order of the config."""
     folders = (run.merge / merge.label for merge in config.merge)
     return tuple(from_json(MergeRecord, read_json(folder / RECORD_NAME)) for folder in folders)
+
+
+def check_weights(merge: MergeConfig, n_clusters: int) -> None:
+    """Refuse a list of weights that is not one per cluster."""
+    if len(merge.weights) != n_clusters:
+        raise ConfigError(
+            "the weights do not match the clusters",
+            where=f"merge '{merge.label}'",
+            found=f"{len(merge.weights)} weights for {n_clusters} clusters",
+            expected="one weight per cluster, in cluster order",
+            do="give as many, or `uniform` or `size`",
+        )
 
 
 def _merge(
@@ -69,11 +81,5 @@ def _weights(merge: MergeConfig, sizes: list[int]) -> tuple[float, ...] | None:
         return None
     if merge.weights == "size":
         return tuple(size / sum(sizes) for size in sizes)
-    if len(merge.weights) != len(sizes):
-        raise ConfigError(
-            "the weights do not match the clusters",
-            where=f"merge '{merge.label}'",
-            found=f"{len(merge.weights)} weights for {len(sizes)} clusters",
-            do="give one weight per cluster, or `uniform` or `size`",
-        )
+    check_weights(merge, len(sizes))
     return tuple(merge.weights)

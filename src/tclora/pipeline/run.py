@@ -10,9 +10,10 @@ from tclora.artifacts import Manifest, folder_lock, machine_facts, version_facts
 from tclora.config import RunConfig, dump_config
 from tclora.errors import ConfigError
 from tclora.merging import parse_params
-from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record, read_held_out_record
+from tclora.models import local_base_path
+from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record, read_held_out_record, task_file
 from tclora.pipeline.layout import RunFolder
-from tclora.pipeline.merge_stage import merge_stage, read_merge_records
+from tclora.pipeline.merge_stage import check_weights, merge_stage, read_merge_records
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
 from tclora.pipeline.text_stages import cluster_stage, data_stage, encode_stage, read_cluster_record, read_encode_record
@@ -121,10 +122,16 @@ class _Run:
 
 
 def _check(config: RunConfig, until: str) -> None:
+    """Find what is wrong with the request before hours of work are spent on it."""
     if until not in STAGES:
         raise ConfigError("there is no such stage", found=until, expected=", ".join(STAGES))
+    local_base_path(config.base)
     for merge in config.merge:
         parse_params(merge.method, merge.params)
+        if not isinstance(merge.weights, str):
+            check_weights(merge, config.cluster.n_clusters)
+    for task in config.evaluate.choice_tasks:
+        task_file(task)
 
 
 def _store_config(config: RunConfig, run: RunFolder) -> None:
