@@ -14,7 +14,7 @@ from tclora.adapters import read_adapter, write_adapter
 from tclora.merging import merge_adapters
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
-from peft_oracle import peft_deltas, tiny_model, trained  # noqa: E402
+from peft_oracle import peft_deltas, tiny_model, trained
 
 # Two adapters that differ in rank, scaling and targets, per family.
 PAIRS = {
@@ -61,6 +61,10 @@ def pair(request, tmp_path):
     base, folders, deltas = base_of(request.param), [], []
     for index, config in enumerate(PAIRS[request.param]):
         wrapped = trained(copy.deepcopy(base), **config)
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                # Updates of the size of the weights: much larger ones make the model itself ill-conditioned.
+                parameter.data *= 0.02
         wrapped.save_pretrained(tmp_path / f"a{index}")
         folders.append(tmp_path / f"a{index}")
         deltas.append(peft_deltas(wrapped))
@@ -77,11 +81,10 @@ def test_the_merged_folder_in_peft_gives_the_logits_of_the_weighted_sum(pair, tm
     merged = merge_adapters(adapters, method, params=params, adapter_weights=WEIGHTS).adapter
     write_adapter(merged, tmp_path / "merged", dtype=torch.float32)
     with torch.no_grad():
-        # Forward in float64: random deltas are far larger than the weights, and the noise of a float32 forward with
-        # them would hide what is asked. What is left is the float32 rounding of the stored factors, some layers deep.
+        # Forward in float64, so that what is left is the float32 rounding of the stored factors, some layers deep.
         wanted = folded(base.double(), deltas)(IDS).logits
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "merged").double().eval()
         found = loaded(IDS).logits
         plain = base(IDS).logits
-    assert (found - wanted).norm() <= 2e-5 * wanted.norm()
-    assert (plain - wanted).norm() > 0.1 * wanted.norm()
+    assert (found - wanted).norm() <= 1e-6 * wanted.norm()
+    assert (plain - wanted).norm() > 0.01 * wanted.norm()
