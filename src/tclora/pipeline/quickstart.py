@@ -9,7 +9,7 @@ from tclora.data.quickstart import quickstart_examples
 
 __all__ = ["quickstart_config"]
 
-TASKS = {"n_train": 64, "n_dev": 12, "n_held_out": 12}
+TASKS = {"n_train": 52, "n_dev": 10, "n_held_out": 10}
 
 
 def quickstart_config(folder: Path, *, seed: int = 0) -> RunConfig:
@@ -48,7 +48,6 @@ def _settings(folder: Path, tasks: Path, seed: int) -> dict[str, object]:
         },
         "merge": [
             {"method": "tc_lora", "params": {"cp_rank": 20}},
-            {"method": "tc_lora", "name": "tc_lora-self_weighted", "params": {"cp_rank": 20, "rule": "self_weighted"}},
             {"method": "svd", "params": {"rank": 20}},
             {"method": "mean"},
         ],
