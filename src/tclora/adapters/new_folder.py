@@ -15,7 +15,7 @@ from pathlib import Path
 from tclora.adapters.config import CONFIG_FILE
 from tclora.errors import ArtifactError, OutputExistsError
 
-__all__ = ["new_folder", "refuse_existing", "write_file"]
+__all__ = ["named_refusals", "new_folder", "refuse_existing", "write_file"]
 
 
 def refuse_existing(folder: Path, *, overwrite: bool) -> None:
@@ -55,13 +55,27 @@ def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     place = folder.parent.resolve() / folder.name if folder.name not in ("", "..") else folder.resolve()
     unfinished = place.parent / f".{place.name[:100]}.{secrets.token_hex(6)}.tmp"
     try:
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir()
-        yield unfinished
-        _sync(unfinished)
-        refuse_existing(place, overwrite=overwrite)
-        _move(unfinished, place)
-        _sync(place.parent)
+        with named_refusals(folder):
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.mkdir()
+            yield unfinished
+            _sync(unfinished)
+            refuse_existing(place, overwrite=overwrite)
+            _move(unfinished, place)
+            _sync(place.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def named_refusals(folder: Path) -> Iterator[None]:
+    """Say what the file system refused, and where.
+
+    Raises:
+        ArtifactError: in place of an `OSError`.
+    """
+    try:
+        yield
     except OSError as error:
         raise ArtifactError(
             "the output could not be written",
@@ -69,8 +83,6 @@ def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             found=error.strerror or str(error),
             do="make room or choose another place; nothing was left behind",
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

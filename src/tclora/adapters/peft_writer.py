@@ -19,12 +19,12 @@ from tclora.adapters.factors import balance_factors, pad_rank
 from tclora.adapters.keys import tensor_names
 from tclora.adapters.locate import WEIGHTS_FILE
 from tclora.adapters.lora import Adapter
-from tclora.adapters.new_folder import new_folder, refuse_existing, write_file
+from tclora.adapters.new_folder import named_refusals, new_folder, refuse_existing, write_file
 from tclora.adapters.targets import minimal_targets
 from tclora.adapters.weights_writer import STORED_DTYPES, write_tensors
 from tclora.errors import AdapterError, ConfigError
 
-__all__ = ["CARD_FILE", "write_adapter"]
+__all__ = ["CARD_FILE", "fill_adapter_folder", "write_adapter"]
 
 CARD_FILE = "README.md"
 
@@ -56,17 +56,40 @@ def write_adapter(
     """
     folder = Path(folder)
     refuse_existing(folder, overwrite=overwrite)
-    if dtype not in STORED_DTYPES:
-        raise ConfigError("adapters are not stored in this dtype", found=dtype, expected=list(STORED_DTYPES))
+    _check_dtype(dtype)
+    rank = _common_rank(adapter, rank)
+    with new_folder(folder, overwrite=overwrite) as unfinished:
+        fill_adapter_folder(adapter, unfinished, dtype=dtype, rank=rank, card=card)
+    return folder
+
+
+def fill_adapter_folder(
+    adapter: Adapter,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    rank: int | None = None,
+    card: str | None = None,
+) -> None:
+    """Write the files of `write_adapter` into an empty folder that the caller is staging, each flushed to disk.
+
+    Raises:
+        ConfigError, AdapterError, ArtifactError: as `write_adapter`.
+    """
+    _check_dtype(dtype)
     rank = _common_rank(adapter, rank)
     config = json.dumps(_config(adapter, rank), indent=2, sort_keys=True) + "\n"
-    with new_folder(folder, overwrite=overwrite) as unfinished:
+    with named_refusals(folder):
         tensors = _stored_tensors(adapter, rank, dtype)
-        write_tensors(unfinished / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
-        write_file(unfinished / CONFIG_FILE, config.encode())
+        write_tensors(folder / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
+        write_file(folder / CONFIG_FILE, config.encode())
         if card is not None:
-            write_file(unfinished / CARD_FILE, card.encode())
-    return folder
+            write_file(folder / CARD_FILE, card.encode())
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in STORED_DTYPES:
+        raise ConfigError("adapters are not stored in this dtype", found=dtype, expected=list(STORED_DTYPES))
 
 
 def _common_rank(adapter: Adapter, rank: int | None) -> int:

@@ -15,9 +15,10 @@ from tclora.adapters import (
     check_mergeable,
     check_same_base,
     read_adapter,
+    refuse_existing,
 )
 from tclora.artifacts import staged_folder
-from tclora.errors import ConfigError, OutputExistsError
+from tclora.errors import ConfigError
 from tclora.merging import MERGE_METHODS, merge_adapters, parse_params, plan_merge, resolve_weights
 from tclora.pipeline.dtypes import torch_dtype
 from tclora.pipeline.progress import Progress, Silent
@@ -117,26 +118,11 @@ def _check_request(request: MergeRequest) -> None:
     parse_params(request.method, request.params)
     torch_dtype(request.dtype)
     resolve_weights(len(request.adapters), request.weights)
-    _check_output(Path(request.out), request.overwrite)
+    # A slip of the pen after -o must not cost a home folder: only an adapter may be replaced.
+    refuse_existing(Path(request.out), overwrite=request.overwrite)
     for source in request.adapters:
         if Path(source).exists() and Path(source).resolve() == Path(request.out).resolve():
             raise ConfigError("the output is one of the adapters", where=request.out, do="choose another output")
-
-
-def _check_output(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
-        raise OutputExistsError("the output exists", where=out, do="choose another, or pass --overwrite")
-    # A slip of the pen after -o must not cost a home folder: only an adapter may be replaced.
-    replaceable = out.is_dir() and ((out / "adapter_config.json").is_file() or not any(out.iterdir()))
-    if not replaceable:
-        raise OutputExistsError(
-            "the output exists and is no adapter, so it is not replaced",
-            where=out,
-            expected="an adapter folder, an empty folder or a new name",
-            do="choose another output",
-        )
 
 
 def _distinct(sources: Sequence[str]) -> Sequence[str]:
