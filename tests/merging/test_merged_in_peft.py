@@ -4,11 +4,10 @@ The oracle is PEFT as well: each adapter's `get_delta_weight`, summed with the w
 """
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from peft_oracle import peft_deltas, tiny_model, trained
 
 from tclora.adapters import read_adapter, write_adapter
 from tclora.merging import merge_adapters
