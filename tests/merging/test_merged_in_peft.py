@@ -12,9 +12,6 @@ from peft_oracle import peft_deltas, tiny_model, trained
 from tclora.adapters import read_adapter, write_adapter
 from tclora.merging import merge_adapters
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
-from peft_oracle import peft_deltas, tiny_model, trained
-
 # Two adapters that differ in rank, scaling and targets, per family.
 PAIRS = {
     "llama": (
