@@ -29,6 +29,19 @@ def small(method: str):
     return {"max_iter": 20, "n_starts": 1, "cp_rank": 3} if method == "tc_lora" else {}
 
 
+def holding(method: str, rank: int):
+    """Parameters at which one adapter at weight 1 must come back; skips where the method has none."""
+    params = parse_params(method, small(method)).holding(rank)
+    if params is None:
+        pytest.skip(f"no setting of {method} gives one adapter back")
+    return params
+
+
+def skip_if_it_breaks(method: str, invariance: str) -> None:
+    if invariance in MERGE_METHODS.entry(method).facts.get("breaks", ()):
+        pytest.skip(f"{method} lacks this invariance; the documentation says so, and a test of its own shows it")
+
+
 @pytest.fixture(params=METHODS)
 def method(request):
     return request.param
@@ -51,18 +64,21 @@ def test_inputs_are_left_bit_identical(method):
 @pytest.mark.parametrize("r", [1, 4])
 def test_one_adapter_at_weight_one_comes_back(method, r):
     alone = random_adapter("a", r, 7)
-    merged = merge_adapters([alone], method, adapter_weights=[1.0]).adapter
+    merged = merge_adapters([alone], method, params=holding(method, r), adapter_weights=[1.0]).adapter
     assert distance(dense(merged), dense(alone)) < FLOAT32
 
 
 def test_one_adapter_keeps_its_rank(method):
+    skip_if_it_breaks(method, "alone")
     merged = merge_adapters([random_adapter("a", 3, 7)], method)
     assert merged.out_rank == 3
 
 
 def test_equal_adapters_merge_to_one_of_them_in_mean(method):
+    skip_if_it_breaks(method, "equal")
     same = [random_adapter(name, 2, 5) for name in "abc"]
-    assert distance(dense(merge_adapters(same, method).adapter), dense(same[0])) < FLOAT32
+    merged = merge_adapters(same, method, params=holding(method, 2), adapter_weights=[1 / 3] * 3)
+    assert distance(dense(merged.adapter), dense(same[0])) < FLOAT32
 
 
 def test_order_changes_no_bit(method):
@@ -75,6 +91,7 @@ def test_order_changes_no_bit(method):
 
 
 def test_the_scale_of_the_adapters_carries_over(method):
+    skip_if_it_breaks(method, "scale")
     one, tenfold = (merge_adapters(adapters(s), method, params=small(method)).adapter for s in (1.0, 10.0))
     scaled = {name: 10 * delta for name, delta in dense(one).items()}
     assert distance(dense(tenfold), scaled) < 1e-5  # float32 factors, and the solver's stopping tolerance
@@ -88,6 +105,7 @@ def test_the_scale_argument_multiplies_the_result(method):
 
 def test_how_an_adapter_is_factored_does_not_matter(method):
     """Gauge: (B S, S^-1 A) is the same adapter."""
+    skip_if_it_breaks(method, "gauge")
     given = adapters()
     turn = torch.tensor([[2.0, 1.0], [0.0, 0.25]])
     first = given[0]
@@ -125,14 +143,13 @@ def test_every_method_says_what_it_needs_and_leaves(method):
     entry = MERGE_METHODS.entry(method)
     assert entry.summary.endswith(".")
     assert entry.source
-    assert {"params", "needs", "leaves"} <= set(entry.facts)
+    assert {"params", "needs", "leaves", "cost"} <= set(entry.facts)
 
 
 def test_parameters_are_frozen_and_unknown_ones_refused(method):
     params = default_params(method)
     with pytest.raises(ConfigError, match="has no parameter 'nope'"):
         parse_params(method, {"nope": 1})
-    assert params.holding(50) is not None
     assert type(params).__dataclass_params__.frozen
 
 

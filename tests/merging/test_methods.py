@@ -96,7 +96,7 @@ TORN = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)[None, :, None]
 
 def omega(coordinates, rule, weights=None, share=0.5):
     chosen = torch.full((N,), 1 / N, dtype=torch.float64) if weights is None else torch.tensor(weights)
-    return component_weights(coordinates, rule, chosen, share).item()
+    return component_weights(coordinates, rule, chosen.double()[None], share).item()
 
 
 @pytest.mark.parametrize(

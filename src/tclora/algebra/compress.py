@@ -1,21 +1,25 @@
-"""Exact compression: a stack of `n` low-rank updates as two orthonormal bases and one small core.
+"""Exact compression: a stack of `n` low-rank updates in joint orthonormal bases, each as its singular triplets.
 
-In: a `ModuleStack`. Out: a `CompressedStack`, with `delta_i = out_basis @ core[..., i] @ in_basis.T` in every module,
-so norms, inner products and CP errors of the core are those of the full `(d_out, d_in, n)` tensor, which is never
-built. Refused: NaN and infinity, by module and adapter.
+In: a `ModuleStack`. Out: a `CompressedStack`: `delta_i = out_basis @ out_blocks_i @ in_blocks_i.T @ in_basis.T` in
+every module, so norms, inner products and CP errors taken in the bases are those of the full `(d_out, d_in, n)` tensor,
+which is never built; nor is, unless asked for, the dense core. Refused: NaN and infinity, by module and adapter.
 
-The bases come from QR, not from a Gram matrix: adapters of one base are often nearly equal, and squaring would lose
-what sets them apart. The work goes module by module, so a module's result has the same bytes in any batch.
+Each side goes one of three ways, whichever is the cheapest that keeps the digits: a float64 Gram matrix where its
+columns are well conditioned (the error grows with the square of the condition number, so the bound is strict); the
+coordinates as they are where the columns fill the whole space; else QR and an SVD. Adapters of one base are often
+nearly equal, and squaring alone would lose what sets them apart.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tclora.algebra.lowrank import column_signs
-from tclora.algebra.stack import LowRankDelta, ModuleStack
+from tclora.algebra.joint_basis import Basis, Side, gram_coordinates, qr_coordinates, shared_basis
+from tclora.algebra.stack import LowRankDelta, ModuleStack, blocks_of
+from tclora.algebra.triplets import balanced_triplets
 from tclora.errors import NumericalError, ShapeError
 from tclora.shapes import Float, Int
 
@@ -26,16 +30,77 @@ __all__ = ["CompressedStack", "compress_stack", "lift"]
 class CompressedStack:
     """`n` adapters of `m` modules in the joint bases of their column and row spaces.
 
-    `p` and `q` are the largest numerical ranks in the batch. Module `j` uses its first `out_rank[j]` and `in_rank[j]`
-    basis columns, which are orthonormal; the columns beyond, and the core there, are zero.
+    Adapter `i` owns `ranks[i]` columns of `out_blocks` and of `in_blocks` (`blocks()` says which): its singular vectors
+    in the bases, each times the root of its singular value, in descending order, zero where its numerical rank is
+    smaller. So the squared norm of a column is a singular value, and products of the two sides are the delta.
+
+    `p` and `q` are the largest ranks of the bases in the batch. Module `j` uses the first `out_rank[j]` and
+    `in_rank[j]` rows of the blocks; the rows beyond are zero.
     """
 
     names: tuple[str, ...]
-    out_basis: Float[Tensor, "m d_out p"]
-    in_basis: Float[Tensor, "m d_in q"]
-    core: Float[Tensor, "m p q n"]
-    out_rank: Int[Tensor, " m"]
-    in_rank: Int[Tensor, " m"]
+    ranks: tuple[int, ...]
+    out_side: Side
+    in_side: Side
+    out_blocks: Float[Tensor, "m p P"]
+    in_blocks: Float[Tensor, "m q P"]
+
+    @property
+    def m(self) -> int:
+        """How many modules."""
+        return self.out_blocks.shape[0]
+
+    @property
+    def n(self) -> int:
+        """How many adapters."""
+        return len(self.ranks)
+
+    @property
+    def out_rank(self) -> Int[Tensor, " m"]:
+        """Width of each module's out basis."""
+        return self.out_side.rank
+
+    @property
+    def in_rank(self) -> Int[Tensor, " m"]:
+        """Width of each module's in basis."""
+        return self.in_side.rank
+
+    @property
+    def out_basis(self) -> Float[Tensor, "m d_out p"]:
+        """The orthonormal out basis, built when asked for; zero columns beyond `out_rank`."""
+        return self.out_side.basis()
+
+    @property
+    def in_basis(self) -> Float[Tensor, "m d_in q"]:
+        """The orthonormal in basis, built when asked for; zero columns beyond `in_rank`."""
+        return self.in_side.basis()
+
+    @cached_property
+    def core(self) -> Float[Tensor, "m p q n"]:
+        """The dense core, `m * p * q * n` numbers, built when first asked for. Prefer the blocks where they serve."""
+        slices = [self.out_blocks[:, :, b] @ self.in_blocks[:, :, b].mT for b in self.blocks()]
+        return torch.stack(slices, dim=3)
+
+    def blocks(self) -> list[slice]:
+        """The columns of each adapter, in order."""
+        return blocks_of(self.ranks)
+
+    def singular_values(self) -> Float[Tensor, "m P"]:
+        """The singular values of every adapter, side by side as the columns are."""
+        return self.out_blocks.square().sum(dim=1)
+
+    def spread(self, adapter_weights: Float[Tensor, "m n"]) -> Float[Tensor, "m P"]:
+        """One number per adapter as one number per column."""
+        lengths = torch.tensor(self.ranks, device=self.out_blocks.device)
+        return torch.repeat_interleave(adapter_weights.to(self.out_blocks), lengths, dim=1)
+
+    def weighted_sum(self, adapter_weights: Float[Tensor, "m n"]) -> Float[Tensor, "m p q"]:
+        """`sum_i w_i delta_i` in the bases."""
+        return (self.out_blocks * self.spread(adapter_weights)[:, None]) @ self.in_blocks.mT
+
+    def size(self) -> Float[Tensor, " m"]:
+        """Frobenius norm of the whole `(d_out, d_in, n)` tensor of each module."""
+        return torch.linalg.vector_norm(self.singular_values(), dim=1)
 
 
 def compress_stack(
@@ -44,7 +109,8 @@ def compress_stack(
     """Express the adapters of each module in orthonormal bases of their joint column and row spaces.
 
     Exact to rounding for every adapter by its own norm, however small it is beside the others and however its scale is
-    split between its two factors. Cost: two QR factorizations of `(d, P)` per module.
+    split between its two factors. Cost: one Gram matrix or QR factorization of `(d, P)` per module and side, or of
+    `(d, d)` where P exceeds d.
 
     Args:
         rank_tol: directions below this share of the largest are dropped; None takes `8 * P` units of rounding in
@@ -57,16 +123,14 @@ def compress_stack(
     """
     tol = 8 * max(1, stack.total_rank) * torch.finfo(dtype).eps if rank_tol is None else rank_tol
     modules = [_compress_module(stack, j, dtype, tol) for j in range(stack.m)]
-    out_rank, in_rank = (_ranks(modules, side) for side in (0, 1))
-    # One column at least, so that later stages need no case for empty axes.
-    p, q = max(1, int(out_rank.max())), max(1, int(in_rank.max()))
+    out_bases, out_blocks, in_bases, in_blocks = zip(*modules, strict=True)
     return CompressedStack(
         names=stack.names,
-        out_basis=torch.stack([pad(out, (0, p - out.shape[1])) for out, _, _ in modules]),
-        in_basis=torch.stack([pad(into, (0, q - into.shape[1])) for _, into, _ in modules]),
-        core=torch.stack([pad(c, (0, 0, 0, q - c.shape[1], 0, p - c.shape[0])) for _, _, c in modules]),
-        out_rank=out_rank,
-        in_rank=in_rank,
+        ranks=stack.ranks,
+        out_side=Side(out_bases),
+        in_side=Side(in_bases),
+        out_blocks=_side_by_side(out_blocks),
+        in_blocks=_side_by_side(in_blocks),
     )
 
 
@@ -78,7 +142,7 @@ def lift(
     Raises:
         ShapeError: the small factors are not of the core's sizes.
     """
-    m, p, q, _ = compressed.core.shape
+    m, p, q = compressed.m, compressed.out_blocks.shape[1], compressed.in_blocks.shape[1]
     if out_small.shape[:2] != (m, p) or in_small.shape[:2] != (m, q) or out_small.shape[2] != in_small.shape[2]:
         raise ShapeError(
             "the small factors do not fit the compressed stack",
@@ -86,72 +150,70 @@ def lift(
             expected=f"({m}, {p}, R) and ({m}, {q}, R)",
             do="lift only what was computed from this stack's core",
         )
-    dtype = compressed.core.dtype
-    lora_b = compressed.out_basis @ out_small.to(dtype)
-    return LowRankDelta(compressed.names, lora_b, (compressed.in_basis @ in_small.to(dtype)).mT)
+    lora_b, lora_a = compressed.out_side.lift(out_small), compressed.in_side.lift(in_small)
+    return LowRankDelta(compressed.names, lora_b, lora_a.mT)
 
 
-def _ranks(modules: list[tuple[Tensor, Tensor, Tensor]], side: int) -> Tensor:
-    return torch.tensor([module[side].shape[1] for module in modules], device=modules[0][side].device)
+_Module = tuple[Basis, Tensor, Basis, Tensor]
 
 
-def _compress_module(stack: ModuleStack, j: int, dtype: torch.dtype, tol: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Bases `(d_out, p_j)`, `(d_in, q_j)` and core `(p_j, q_j, n)` of one module."""
+def _side_by_side(blocks: tuple[Tensor, ...]) -> Tensor:
+    # One row at least, so that later stages need no case for empty axes.
+    height = max(1, *(block.shape[0] for block in blocks))
+    return torch.stack([pad(block, (0, 0, 0, height - block.shape[0])) for block in blocks])
+
+
+def _compress_module(stack: ModuleStack, j: int, dtype: torch.dtype, tol: float) -> _Module:
+    """Bases and blocks of one module; the work goes module by module, so its bytes are the same in any batch."""
+    out_found = gram_coordinates(stack.out_stack[j], dtype)
+    in_found = gram_coordinates(stack.in_stack[j], dtype) if out_found is not None else None
+    if out_found is None or in_found is None:
+        return _compress_with_care(stack, j, dtype, tol)
+    (out_columns, out_basis), (in_columns, in_basis) = out_found, in_found
+    out_unit, in_unit, size = _triplets(stack, j, out_columns, in_columns)
+    root = _spread_root(size, stack)
+    signs = _signs(out_basis, out_unit)
+    return out_basis, out_unit * (root * signs), in_basis, in_unit * (root * signs)
+
+
+def _compress_with_care(stack: ModuleStack, j: int, dtype: torch.dtype, tol: float) -> _Module:
+    """The same by QR and SVD, for columns that nearly depend on one another or are not finite."""
     # Where no adapter has the module a zero column stands in, so that every matrix below has a column.
     spare = (0, 1 if stack.total_rank == 0 else 0)
-    out_columns, in_columns = (pad(side[j].to(dtype), spare) for side in (stack.out_stack, stack.in_stack))
-    _refuse_non_finite(stack, j, out_columns, in_columns)
-    # Householder QR is stable column by column, so the split of scale between the two sides loses nothing here.
-    out_wide, out_coordinates = torch.linalg.qr(out_columns)
-    in_wide, in_coordinates = torch.linalg.qr(in_columns)
-    out_blocks, in_blocks, size = _balanced_blocks(
-        _by_adapter(out_coordinates, stack), _by_adapter(in_coordinates, stack)
-    )
+    out_wide, in_wide = (pad(side[j].to(dtype), spare) for side in (stack.out_stack, stack.in_stack))
+    _refuse_non_finite(stack, j, out_wide, in_wide)
+    (out_columns, out_basis), (in_columns, in_basis) = qr_coordinates(out_wide, dtype), qr_coordinates(in_wide, dtype)
+    if stack.total_rank == 0:
+        return _nothing(out_basis), out_columns[:0, :0], _nothing(in_basis), in_columns[:0, :0]
+    out_unit, in_unit, size = _triplets(stack, j, out_columns, in_columns)
+    out_unit, out_basis = shared_basis(out_basis, out_unit, tol)
+    in_unit, in_basis = shared_basis(in_basis, in_unit, tol)
+    root = _spread_root(size, stack)
+    signs = _signs(out_basis, out_unit)
+    return out_basis, out_unit * (root * signs), in_basis, in_unit * (root * signs)
+
+
+def _triplets(stack: ModuleStack, j: int, out_columns: Tensor, in_columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    out_unit, in_unit, size = balanced_triplets(out_columns, in_columns, stack.ranks)
     if not torch.isfinite(size).all():
         _refuse_adapter(stack, j, int((~torch.isfinite(size)).nonzero()[0]), "the product lora_b @ lora_a overflows")
-    out_basis, out_blocks = _joint_basis(out_wide, out_blocks, tol)
-    in_basis, in_blocks = _joint_basis(in_wide, in_blocks, tol)
-    core = (out_blocks * size[:, None, None]) @ in_blocks.mT
-    return out_basis, in_basis, core.permute(1, 2, 0).contiguous()
+    return out_unit, in_unit, size
 
 
-def _by_adapter(coordinates: Tensor, stack: ModuleStack) -> Tensor:
-    """Cut `(k, P)` into `(n, k, r_max)`; zero columns fill up the narrower adapters and change no product."""
-    width = max(1, *stack.ranks)
-    return torch.stack(
-        [pad(coordinates[:, block], (0, width - (block.stop - block.start))) for block in stack.blocks()]
-    )
+def _spread_root(size: Tensor, stack: ModuleStack) -> Tensor:
+    return torch.repeat_interleave(size.sqrt(), torch.tensor(stack.ranks, device=size.device))
 
 
-def _balanced_blocks(out_blocks: Tensor, in_blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewrite each adapter's product with orthogonal columns carrying the roots of its singular values.
-
-    Returned at unit size, with the size of each adapter beside them: the joint bases then see the directions of a small
-    adapter as clearly as those of a large one.
-    """
-    out_turn, out_small = torch.linalg.qr(out_blocks)
-    in_turn, in_small = torch.linalg.qr(in_blocks)
-    product = out_small @ in_small.mT
-    overflow = ~torch.isfinite(product).flatten(1).all(dim=1)
-    # The SVD must not see infinity; the caller finds it in the size.
-    u, s, vh = torch.linalg.svd(torch.where(overflow[:, None, None], 0, product), full_matrices=False)
-    size = torch.where(overflow, torch.inf, s[:, 0])
-    root = (s / torch.where(s[:, :1] > 0, s[:, :1], 1)).sqrt()[:, None]
-    return out_turn @ u * root, in_turn @ vh.mT * root, size
+def _signs(basis: Basis, columns: Tensor) -> Tensor:
+    """One sign per pair of columns, fixed by a direction of the full space, so that no choice of basis shows."""
+    d = basis.source.shape[0]
+    fixed = torch.arange(1, d + 1, dtype=columns.dtype, device=columns.device).mul(0.6180339887498949).frac() - 0.5
+    along = (fixed.to(basis.source.dtype) @ basis.source).to(columns.dtype) @ basis.turn @ columns
+    return torch.where(along < 0, -1.0, 1.0).to(columns.dtype)
 
 
-def _joint_basis(wide: Tensor, blocks: Tensor, tol: float) -> tuple[Tensor, Tensor]:
-    """Orthonormal `(d, rank)` basis of the columns `wide @ block` of all blocks, and the blocks `(n, rank, r)` in it.
-
-    Singular directions with fixed signs: they depend neither on the order of the adapters nor on how each was factored.
-    """
-    side_by_side = blocks.permute(1, 0, 2).flatten(1)
-    u, s, vh = torch.linalg.svd(side_by_side, full_matrices=False)
-    rank = int(((s > tol * s[:1]) & (s > 0)).sum())
-    basis = wide @ u[:, :rank]
-    signs = column_signs(basis)
-    coordinates = signs.T * s[:rank, None] * vh[:rank]
-    return basis * signs, coordinates.unflatten(1, (blocks.shape[0], blocks.shape[2])).permute(1, 0, 2)
+def _nothing(basis: Basis) -> Basis:
+    return Basis(basis.source, basis.turn[:, :0])
 
 
 def _refuse_non_finite(stack: ModuleStack, j: int, out_columns: Tensor, in_columns: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tclora.errors import ShapeError
 from tclora.shapes import Float
 
-__all__ = ["LowRankDelta", "ModuleStack"]
+__all__ = ["LowRankDelta", "ModuleStack", "blocks_of"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class ModuleStack:
 
     def blocks(self) -> list[slice]:
         """The columns of each adapter, in order."""
-        ends = accumulate(self.ranks)
-        return [slice(end - rank, end) for end, rank in zip(ends, self.ranks, strict=True)]
+        return blocks_of(self.ranks)
 
     def delta(self, i: int) -> Float[Tensor, "m d_out d_in"]:
         """The dense delta of adapter `i` in every module; for tests and small shapes."""
@@ -89,6 +88,11 @@ class LowRankDelta:
     def dense(self) -> Float[Tensor, "m d_out d_in"]:
         """The dense updates; for tests and small shapes."""
         return self.lora_b @ self.lora_a
+
+
+def blocks_of(ranks: tuple[int, ...]) -> list[slice]:
+    """The columns of each adapter, side by side in order."""
+    return [slice(end - rank, end) for end, rank in zip(accumulate(ranks), ranks, strict=True)]
 
 
 def _check_names(names: tuple[str, ...], m: int) -> None:

@@ -2,7 +2,14 @@
 
 from tclora.merging.card import merge_card
 from tclora.merging.merge import MergeResult, merge_adapters, merge_record
-from tclora.merging.method import MERGE_METHODS, MergedStack, MergeFunction, default_params, parse_params
+from tclora.merging.method import (
+    MERGE_METHODS,
+    MergedStack,
+    MergeFunction,
+    default_params,
+    default_weight,
+    parse_params,
+)
 from tclora.merging.methods.linear import MeanParams, mean
 from tclora.merging.methods.spectral import SvdParams, svd
 from tclora.merging.methods.tc_lora import COMPONENT_RULES, TcLoraParams, component_weights, tc_lora
@@ -21,6 +28,7 @@ __all__ = [
     "TcLoraParams",
     "component_weights",
     "default_params",
+    "default_weight",
     "mean",
     "merge_adapters",
     "merge_card",

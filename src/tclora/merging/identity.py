@@ -9,6 +9,7 @@ import torch
 from tclora.algebra import LowRankDelta, ModuleStack, relative_distance
 from tclora.errors import NumericalError
 from tclora.merging.method import MergeFunction, Params
+from tclora.merging.methods.linear import MeanParams, mean
 
 __all__ = ["IDENTITY_TOLERANCE", "identity_error"]
 
@@ -26,8 +27,12 @@ def identity_error(stack: ModuleStack, method: MergeFunction, params: Params, tu
     i = present[turn % len(present)]
     block = stack.blocks()[i]
     alone = ModuleStack(stack.names, stack.out_stack[:, :, block], stack.in_stack[:, :, block], (stack.ranks[i],))
-    weight = torch.ones(1, dtype=torch.float64, device=stack.out_stack.device)
-    merged = method(alone, params.holding(stack.ranks[i]), weight).delta
+    weight = torch.ones(stack.m, 1, dtype=torch.float64, device=stack.out_stack.device)
+    holding = params.holding(stack.ranks[i])
+    if holding is None:
+        # No setting of this method gives one adapter back; reading, stacking and the two sides are proven all the same.
+        method, holding = mean, MeanParams()
+    merged = method(alone, holding, weight).delta
     back = LowRankDelta(stack.names, merged.lora_b.float(), merged.lora_a.float())
     error = float(relative_distance(back, LowRankDelta(alone.names, alone.out_stack, alone.in_stack.mT)).max())
     if not error <= IDENTITY_TOLERANCE:

@@ -19,7 +19,7 @@ from tclora.adapters import Adapter, LoraFactors, make_adapter
 from tclora.algebra import ModuleStack
 from tclora.errors import ConfigError, MissingExtraError
 from tclora.merging.identity import identity_error
-from tclora.merging.method import MERGE_METHODS, MergedStack, MergeFunction, Params, parse_params
+from tclora.merging.method import MERGE_METHODS, MergedStack, MergeFunction, Params, default_weight, parse_params
 from tclora.merging.plan import MergePlan, ModuleGroup, plan_merge, stack_modules
 from tclora.merging.weights import resolve_weights
 from tclora.records import MergeRecord
@@ -66,7 +66,7 @@ def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all bu
 
     Args:
         params: the method's parameter class, or plain values for it; None takes its defaults.
-        adapter_weights: one per adapter, used as given; None takes `1 / n` each.
+        adapter_weights: one per adapter, used as given; None takes the method's own: `1 / n` each for most.
         scale: multiplies the merged delta.
         on_progress: called with modules done and modules in all.
 
@@ -79,6 +79,8 @@ def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all bu
     if not math.isfinite(scale):
         raise ConfigError("the scale is not a finite number", found=scale)
     settings = params if params is not None and not isinstance(params, Mapping) else parse_params(method, params or {})
+    if adapter_weights is None:
+        adapter_weights = [default_weight(method, len(adapters))] * len(adapters)
     plan = plan_merge(adapters, resolve_weights(len(adapters), adapter_weights))
     merged = _Merged()
     function = MERGE_METHODS[method]
@@ -157,7 +159,7 @@ def _merge_group(
     scale, turn, device = context
     stack = stack_modules(plan.adapters, group)
     stack = replace(stack, out_stack=stack.out_stack.to(device), in_stack=stack.in_stack.to(device))
-    weights = torch.tensor(plan.adapter_weights, dtype=torch.float64, device=device)
+    weights = torch.tensor(plan.adapter_weights, dtype=torch.float64, device=device).expand(len(group.names), -1)
     result = function(stack, params, weights)
     merged.identity_error = max(merged.identity_error, identity_error(stack, function, params, turn))
     merged.lost += float((result.relative_error * result.size).square().sum())

@@ -1,7 +1,7 @@
 """What a merge method is: a function with a frozen parameter class, in a registry.
 
-A method takes a `ModuleStack` (modules of one shape, adapters side by side), its parameters and one weight per adapter,
-and returns one low-rank update per module. It never sees files, names of adapters or the base model.
+A method takes a `ModuleStack` (modules of one shape, adapters side by side), its parameters and one weight per module
+and adapter, and returns one low-rank update per module. It never sees files, names of adapters or the base model.
 """
 
 import dataclasses
@@ -19,15 +19,27 @@ from tclora.errors import ConfigError
 from tclora.registry import Registry
 from tclora.shapes import Float
 
-__all__ = ["MERGE_METHODS", "MergeFunction", "MergedStack", "Params", "default_params", "parse_params"]
+__all__ = [
+    "MERGE_METHODS",
+    "MergeFunction",
+    "MergedStack",
+    "Params",
+    "default_params",
+    "default_weight",
+    "parse_params",
+]
 
 
 @runtime_checkable
 class Params(Protocol):
     """The parameters of a method: a frozen dataclass that also says how to hold one adapter exactly."""
 
-    def holding(self, rank: int) -> "Params":
-        """These parameters with room for one adapter of `rank`, for the identity check."""
+    def holding(self, rank: int) -> "Params | None":
+        """These parameters, changed where needed so that one adapter of `rank` at weight 1 must come back.
+
+        That is: a rank of at least `rank`, nothing pruned, nothing dropped. None where no setting of the method gives
+        one adapter back (isotropic merging, for one); the merge then proves its own plumbing with `mean`.
+        """
         ...
 
 
@@ -50,18 +62,29 @@ class MergedStack:
 class MergeFunction(Protocol):
     """A merge method."""
 
-    def __call__(self, stack: ModuleStack, params: Any, adapter_weights: Float[Tensor, " n"]) -> MergedStack:
+    def __call__(self, stack: ModuleStack, params: Any, adapter_weights: Float[Tensor, "m n"]) -> MergedStack:
         """Merge the adapters of every module of the stack. Inputs are not changed."""
         ...
 
 
 MERGE_METHODS: Registry[MergeFunction] = Registry("merge method")
-"""Every merge method. Facts: `params` (its class), `needs`, `leaves`."""
+"""Every merge method. Facts: `params` (its class), `needs`, `leaves`, `cost`, and where they differ from the usual:
+
+`default_weight`: the weight of each adapter when none is given, `"mean"` (1 / n, the usual) or `"one"` (1 each: methods
+whose published form adds or normalizes by itself). `breaks`: which of the invariances of the contract the method lacks, as a
+tuple of `gauge` (how an adapter is factored), `scale` (ten times the adapters, ten times the result), `equal` (equal
+adapters at 1 / n merge to one of them), `alone` (one adapter at weight 1, at default parameters, comes back).
+"""
 
 
 def default_params(method: str) -> Params:
     """The parameters of a method, all at their defaults."""
     return parse_params(method, {})
+
+
+def default_weight(method: str, n: int) -> float:
+    """The weight of each of `n` adapters where the user gives none."""
+    return 1.0 if MERGE_METHODS.entry(method).facts.get("default_weight") == "one" else 1.0 / n
 
 
 def parse_params(method: str, values: Mapping[str, object]) -> Params:

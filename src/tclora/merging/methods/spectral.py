@@ -29,16 +29,21 @@ class SvdParams:
 
 
 @MERGE_METHODS.register(
-    "svd", source="Eckart and Young 1936; PEFT `svd`", params=SvdParams, needs="adapters", leaves="rank R"
+    "svd",
+    source="Eckart and Young 1936; PEFT `svd`",
+    params=SvdParams,
+    needs="adapters",
+    leaves="rank R",
+    cost="O(d P^2 + P^3)",
 )
-def svd(stack: ModuleStack, params: SvdParams, adapter_weights: Float[Tensor, " n"]) -> MergedStack:
+def svd(stack: ModuleStack, params: SvdParams, adapter_weights: Float[Tensor, "m n"]) -> MergedStack:
     """Best approximation of rank R to the weighted sum of deltas, by an SVD of its core.
 
     `relative_error` is the part of the weighted sum that rank R cannot hold. Exact in the sense of Eckart and Young;
     PEFT's merge of the same name builds the dense sum.
     """
     compressed = compress_stack(stack)
-    core_sum = compressed.core @ adapter_weights.to(compressed.core)
+    core_sum = compressed.weighted_sum(adapter_weights)
     rank = min(params.rank or max(1, *stack.ranks), *core_sum.shape[1:])
     out_small, in_small, relative_error = truncate_core_sum(core_sum, rank)
     size = torch.linalg.matrix_norm(core_sum)

@@ -53,9 +53,14 @@ class TcLoraParams:
 
 
 @MERGE_METHODS.register(
-    "tc_lora", source="arXiv 2508.03999, section 3.3", params=TcLoraParams, needs="adapters", leaves="rank cp_rank"
+    "tc_lora",
+    source="arXiv 2508.03999, section 3.3",
+    params=TcLoraParams,
+    needs="adapters",
+    leaves="rank cp_rank",
+    cost="O(d P^2) + sweeps R P^2",
 )
-def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Tensor, " n"]) -> MergedStack:
+def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Tensor, "m n"]) -> MergedStack:
     """Joint CP model of all adapters: shared directions, one coordinate per adapter, merged by a component rule.
 
     The result has rank `params.cp_rank`, or less where the stack holds less; with `cp_rank` at the sum of the ranks it
@@ -72,12 +77,15 @@ def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Ten
     root = omega.abs().sqrt()[:, None]
     out_small = (fit.factors.out_factor * root * omega.sign()[:, None])[:, :, :n_terms]
     in_small = (fit.factors.in_factor * root)[:, :, :n_terms]
-    size = torch.linalg.vector_norm(compressed.core, dim=(1, 2, 3))
+    size = compressed.size()
     return MergedStack(lift(compressed, out_small, in_small), fit.relative_error, size, _diagnostics(fit))
 
 
 def component_weights(
-    coordinates: Float[Tensor, "m n R"], rule: RuleName, adapter_weights: Float[Tensor, " n"], shared_share: float = 0.5
+    coordinates: Float[Tensor, "m n R"],
+    rule: RuleName,
+    adapter_weights: Float[Tensor, "m n"],
+    shared_share: float = 0.5,
 ) -> Float[Tensor, "m R"]:
     """One weight per CP term from the adapters' coordinates `a` and weights `w` (1/n each: the plain rules).
 
@@ -86,7 +94,7 @@ def component_weights(
 
     Source: the table of rules in the documentation of the method; `mean` is the mean of the reconstruction.
     """
-    weights = adapter_weights.to(coordinates)[:, None]
+    weights = adapter_weights.to(coordinates)[:, :, None]
     if rule in _NEEDS_SIZES and bool((weights < 0).any()):
         raise ConfigError(
             f"the rule '{rule}' takes no negative adapter weights", found=float(weights.min()), expected=">= 0"

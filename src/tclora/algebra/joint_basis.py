@@ -1,0 +1,93 @@
+"""One side of a stack as an orthonormal basis and coordinates in it, by the cheapest way that keeps the digits.
+
+In: the columns `(d, P)` of all adapters of one module on one side. Out: coordinates `(p, P)` and a `Basis` that carries
+small factors back to `(d, R)`. A well-conditioned side needs one Gram matrix: `columns = basis @ coordinates` holds to
+rounding whatever the Gram matrix lost, and the basis is orthonormal to the bound below. Any other side goes through QR.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tclora.shapes import Float, Int
+
+__all__ = ["Basis", "Side", "gram_coordinates", "qr_coordinates", "shared_basis"]
+
+# The least pivot of the Cholesky factor of a Gram matrix of unit columns: orthonormality is lost by about
+# `sqrt(P) / pivot^2` roundings, so at most about 1,000 of them.
+_LEAST_PIVOT = 0.1
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The orthonormal basis `source @ turn` of one module's side, kept as this product."""
+
+    source: Float[Tensor, "d k"]
+    turn: Float[Tensor, "k p"]
+
+    def lift(self, small: Float[Tensor, "p_wide R"]) -> Float[Tensor, "d R"]:
+        """`basis @ small`; rows of `small` beyond the basis are dropped."""
+        return self.source.to(self.turn.dtype) @ (self.turn @ small[: self.turn.shape[1]].to(self.turn.dtype))
+
+
+@dataclass(frozen=True)
+class Side:
+    """The bases of one side of `m` modules."""
+
+    bases: tuple[Basis, ...]
+
+    @property
+    def rank(self) -> Int[Tensor, " m"]:
+        """The width of each module's basis."""
+        widths = [basis.turn.shape[1] for basis in self.bases]
+        return torch.tensor(widths, device=self.bases[0].turn.device)
+
+    def lift(self, small: Float[Tensor, "m p R"]) -> Float[Tensor, "m d R"]:
+        """Every module's small factor at full size."""
+        return torch.stack([basis.lift(part) for basis, part in zip(self.bases, small, strict=True)])
+
+    def basis(self) -> Float[Tensor, "m d p"]:
+        """The bases as matrices, filled up with zero columns to one width."""
+        width = max(1, *(basis.turn.shape[1] for basis in self.bases))
+        columns = [basis.source.to(basis.turn.dtype) @ basis.turn for basis in self.bases]
+        return torch.stack([pad(c, (0, width - c.shape[1])) for c in columns])
+
+
+def gram_coordinates(columns: Float[Tensor, "d P"], dtype: torch.dtype) -> tuple[Tensor, Basis] | None:
+    """Coordinates and basis by one Gram matrix, or None where the columns are not well conditioned (or not finite)."""
+    wide = columns.to(dtype)
+    d, total_rank = wide.shape
+    norms = torch.linalg.vector_norm(wide, dim=0)
+    if total_rank == 0 or not bool((norms > 0).all() and torch.isfinite(norms).all()):
+        return None
+    unit = wide / norms if total_rank > d else wide
+    gram = unit @ unit.mT if total_rank > d else wide.mT @ wide / (norms[:, None] * norms)
+    scale = gram.diagonal().mean()
+    lower, info = torch.linalg.cholesky_ex(gram / scale)
+    if int(info) or not float(lower.diagonal().min()) >= _LEAST_PIVOT:
+        return None
+    if total_rank > d:
+        # The columns fill the whole space, so its own axes are the basis and nothing need be computed.
+        eye = torch.eye(d, dtype=dtype, device=wide.device)
+        return wide, Basis(eye, eye)
+    coordinates = lower.mT * norms
+    eye = torch.eye(total_rank, dtype=dtype, device=wide.device)
+    return coordinates, Basis(columns, torch.linalg.solve_triangular(coordinates, eye, upper=True))
+
+
+def qr_coordinates(columns: Float[Tensor, "d P"], dtype: torch.dtype) -> tuple[Tensor, Basis]:
+    """Coordinates and basis by Householder QR, which is stable column by column; the basis may be wider than needed."""
+    orthonormal, coordinates = torch.linalg.qr(columns.to(dtype))
+    return coordinates, Basis(orthonormal, torch.eye(orthonormal.shape[1], dtype=dtype, device=columns.device))
+
+
+def shared_basis(wide: Basis, unit_blocks: Float[Tensor, "k P"], tol: float) -> tuple[Tensor, Basis]:
+    """The part of a basis that the blocks use: coordinates of the blocks, and the basis cut to their numerical rank.
+
+    The blocks come at unit size for every adapter, so the directions of a small one count like those of a large one.
+    """
+    u, s, vh = torch.linalg.svd(unit_blocks, full_matrices=False)
+    rank = int(((s > tol * s[:1]) & (s > 0)).sum())
+    return s[:rank, None] * vh[:rank], Basis(wide.source, wide.turn @ u[:, :rank])

@@ -1,0 +1,50 @@
+"""The singular triplets of every adapter of one module, from its two factors in small coordinates.
+
+In: coordinates `(p, P)` and `(q, P)` of the two sides, `ranks[i]` columns for adapter `i`. Out: columns in the same
+places: singular vectors times the roots of the singular values, at unit size for each adapter, and the adapters' sizes.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tclora.algebra.stack import blocks_of
+from tclora.shapes import Float
+
+__all__ = ["balanced_triplets"]
+
+
+def balanced_triplets(
+    out_columns: Float[Tensor, "p P"], in_columns: Float[Tensor, "q P"], ranks: tuple[int, ...]
+) -> tuple[Float[Tensor, "p P"], Float[Tensor, "q P"], Float[Tensor, " n"]]:
+    """Rewrite each adapter's product with orthogonal columns that carry the roots of its singular values, descending.
+
+    Returns:
+        The two sides, every adapter at spectral norm 1, and those spectral norms: infinite where a product overflows.
+        How an adapter was factored does not show in them, but for the common sign of a pair of columns.
+    """
+    out_turned, in_turned = torch.zeros_like(out_columns), torch.zeros_like(in_columns)
+    sizes = out_columns.new_zeros(len(ranks))
+    blocks = blocks_of(ranks)
+    for rank in sorted(set(ranks) - {0}):
+        owners = [i for i, r in enumerate(ranks) if r == rank]
+        out_part, in_part = (torch.stack([side[:, blocks[i]] for i in owners]) for side in (out_columns, in_columns))
+        out_part, in_part, size = _balanced(out_part, in_part)
+        for k, i in enumerate(owners):
+            out_turned[:, blocks[i]], in_turned[:, blocks[i]] = out_part[k], in_part[k]
+        sizes[owners] = size
+    return out_turned, in_turned, sizes
+
+
+def _balanced(out_part: Tensor, in_part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rank = out_part.shape[2]
+    out_turn, out_small = torch.linalg.qr(out_part)
+    in_turn, in_small = torch.linalg.qr(in_part)
+    product = out_small @ in_small.mT
+    overflow = ~torch.isfinite(product).flatten(1).all(dim=1)
+    # The SVD must not see infinity; the caller finds it in the size.
+    u, s, vh = torch.linalg.svd(torch.where(overflow[:, None, None], 0, product), full_matrices=False)
+    size = torch.where(overflow, torch.inf, s[:, 0])
+    root = (s / torch.where(s[:, :1] > 0, s[:, :1], 1)).sqrt()[:, None]
+    spare = (0, rank - s.shape[1])
+    return pad(out_turn @ u * root, spare), pad(in_turn @ vh.mT * root, spare), size
