@@ -2,29 +2,49 @@
 
 from tclora.adapters.base import BaseShapes, base_shapes, check_against_base
 from tclora.adapters.checks import AdapterSummary, check_mergeable, check_same_base, inspect_adapter
-from tclora.adapters.factors import LoraFactors, balance_factors
-from tclora.adapters.lora import Adapter, AdapterSource, ModuleShape, make_adapter, weights_digest
+from tclora.adapters.factors import LoraFactors, all_finite, balance_factors
+from tclora.adapters.lora import Adapter, AdapterSource, ModuleShape, content_key, make_adapter, weights_digest
 from tclora.adapters.new_folder import refuse_existing
 from tclora.adapters.peft_format import read_adapter
 from tclora.adapters.peft_writer import fill_adapter_folder, write_adapter
+from tclora.adapters.serving import (
+    SERVERS,
+    Finding,
+    check_limit,
+    rank_limit,
+    serving_facts,
+    serving_findings,
+    verdict_of,
+)
+from tclora.adapters.stored_modules import copy_factors
 
 __all__ = [
+    "SERVERS",
     "Adapter",
     "AdapterSource",
     "AdapterSummary",
     "BaseShapes",
+    "Finding",
     "LoraFactors",
     "ModuleShape",
+    "all_finite",
     "balance_factors",
     "base_shapes",
     "check_against_base",
+    "check_limit",
     "check_mergeable",
     "check_same_base",
+    "content_key",
+    "copy_factors",
     "fill_adapter_folder",
     "inspect_adapter",
     "make_adapter",
+    "rank_limit",
     "read_adapter",
     "refuse_existing",
+    "serving_facts",
+    "serving_findings",
+    "verdict_of",
     "weights_digest",
     "write_adapter",
 ]

@@ -1,15 +1,17 @@
 """The base model's shapes, from its config and weight headers alone, and whether an adapter fits them.
 
 In: a folder with `config.json` and safetensors weights, in one file or in shards. Out: tensor shapes by name; no
-weight is read. Refused: modules that the base does not have, and updates of another shape than its weight.
+weight is read. Refused: modules that the base does not have, and updates of another shape than its weight. Said, not
+refused: modules of the base that the adapter has in other layers only, as when the last layers were lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tclora.adapters.files import parse_json, read_bounded
 from tclora.adapters.lora import Adapter, ModuleShape
+from tclora.adapters.targets import layer_of, place_of
 from tclora.adapters.weights_file import read_header
 from tclora.errors import AdapterError, AdapterMismatchError
 
@@ -20,6 +22,7 @@ MAX_INDEX_BYTES = 50_000_000
 # Families whose Linear is a Conv1D, which stores its weight as (d_in, d_out).
 _TRANSPOSED = ("gpt2", "gpt_bigcode", "openai-gpt", "decision_transformer", "imagegpt", "ctrl", "clvp")
 _LISTED = 3
+_LAYERS_LISTED = 8
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,16 @@ def base_shapes(base: str | Path) -> BaseShapes:
     return BaseShapes(str(base), str(config.get("model_type", "")), {name: tensors[name] for name in sorted(tensors)})
 
 
-def check_against_base(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse an adapter with modules that the base does not have, or of another shape.
+def check_against_base(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Refuse an adapter with modules that the base does not have, or of another shape; say which layers it leaves out.
 
     A module matches a weight whose name is its path, or the end of it after a dot, or the other way around:
     checkpoints leave out prefixes such as `transformer.`. A `lm_head` without a weight of its own is tied to the
     embedding.
+
+    Returns:
+        One sentence per kind of module that the base has in layers where the adapter has none, although the adapter has
+        it in others. That may be meant (`layers_to_transform`), or be a file that was cut short.
 
     Raises:
         AdapterMismatchError: names adapter, base, and the first modules that do not fit.
@@ -84,6 +91,40 @@ def check_against_base(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) 
             + (f"; it names {adapter.base_model}" if adapter.base_model else ""),
             do="give the base that the adapter was trained on, or leave the adapter out",
         )
+    return tuple(_layers_left_out(adapter, shapes, by_end, transposed))
+
+
+def _layers_left_out(
+    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], by_end: Mapping[str, list[str]], transposed: bool
+) -> list[str]:
+    numbers = sorted({number for name in shapes if (number := layer_of(name)) is not None})
+    kinds: dict[str, dict[int, ModuleShape]] = {}
+    for path, shape in adapter.shapes.items():
+        if (number := layer_of(path)) is not None:
+            kinds.setdefault(place_of(path), {})[number] = shape
+    said = []
+    for place, held in sorted(kinds.items()):
+        shape = next(iter(held.values()))
+        lacking = [
+            number
+            for number in numbers
+            if number not in held
+            # A layer of another kind, as in hybrid models, has no such module and lacks nothing.
+            and any(
+                _fits(shape, shapes[name], transposed)
+                for name in _weights_of(place.replace("*", str(number), 1), shapes, by_end)
+            )
+        ]
+        if lacking:
+            said.append(f"{adapter.name} has {place} in {_layers(held)}, and the base also in {_layers(lacking)}")
+    return said
+
+
+def _layers(numbers: Iterable[int]) -> str:
+    ordered = sorted(numbers)
+    text = ", ".join(map(str, ordered[:_LAYERS_LISTED]))
+    more = f" and {len(ordered) - _LAYERS_LISTED} more" if len(ordered) > _LAYERS_LISTED else ""
+    return f"layer{'' if len(ordered) == 1 else 's'} {text}{more}"
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ In: `lora_a` (r, d_in) and `lora_b` (d_out, r), scaling already folded into `lor
 that float32 cannot hold.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from tclora.errors import AdapterError, ConfigError
 from tclora.shapes import Float
 
-__all__ = ["LoraFactors", "balance_factors", "check_finite", "pad_rank"]
+__all__ = ["LoraFactors", "all_finite", "balance_factors", "check_finite", "pad_rank"]
 
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 
@@ -42,6 +43,8 @@ def check_finite(
     Raises:
         AdapterError: names `where`, the tensor, and the first bad position.
     """
+    if _surely_fine(factors, scale):
+        return
     # A reduction by max passes NaN on, so one number per rank says whether all are finite.
     peak_a, peak_b = factors.lora_a.abs().amax(dim=1).double(), factors.lora_b.abs().amax(dim=0).double()
     for tensor, peak, name in ((factors.lora_a, peak_a, names[0]), (factors.lora_b, peak_b, names[1])):
@@ -59,21 +62,45 @@ def check_finite(
         )
 
 
+def _surely_fine(factors: LoraFactors, scale: float) -> bool:
+    """Whether two extremes of each factor settle it already; NaN and infinity fail every comparison."""
+    peaks = [max(abs(float(end)) for end in torch.aminmax(tensor)) for tensor in (factors.lora_a, factors.lora_b)]
+    bound = max(peaks[0] * factors.lora_a.shape[0], 1.0) * peaks[1] * abs(scale)
+    return peaks[0] <= _FLOAT32_MAX and bound <= _FLOAT32_MAX
+
+
 def balance_factors(factors: LoraFactors) -> LoraFactors:
     """Scale each column of `lora_b` and its row of `lora_a` to equal norms, leaving the delta as it is.
 
     Half precision then loses least of either factor. A column or row of zeros makes its partner irrelevant, and
     both become zero.
     """
-    norm_a = torch.linalg.vector_norm(factors.lora_a, dim=1, dtype=torch.float64)
-    norm_b = torch.linalg.vector_norm(factors.lora_b, dim=0, dtype=torch.float64)
+    norm_a, norm_b = _norms(factors.lora_a, 1), _norms(factors.lora_b, 0)
     live = (norm_a > 0) & (norm_b > 0)
     # The ratio of two square roots cannot overflow where the square root of the ratio could.
     to_b = torch.where(live, norm_a.sqrt() / norm_b.sqrt().where(live, 1.0), 0.0)
     to_a = torch.where(live, norm_b.sqrt() / norm_a.sqrt().where(live, 1.0), 0.0)
-    lora_a = (factors.lora_a.double() * to_a[:, None]).to(factors.lora_a.dtype)
-    lora_b = (factors.lora_b.double() * to_b).to(factors.lora_b.dtype)
-    return LoraFactors(lora_a, lora_b)
+    if max(float(to_a.max()), float(to_b.max())) > _FLOAT32_MAX:
+        return LoraFactors(
+            (factors.lora_a.double() * to_a[:, None]).to(factors.lora_a.dtype),
+            (factors.lora_b.double() * to_b).to(factors.lora_b.dtype),
+        )
+    dtype = factors.lora_a.dtype
+    return LoraFactors(factors.lora_a * to_a.to(dtype)[:, None], factors.lora_b * to_b.to(dtype))
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite, from the two extremes: NaN passes through a minimum and a maximum."""
+    low, high = torch.aminmax(tensor) if tensor.numel() else (torch.zeros(()), torch.zeros(()))
+    return math.isfinite(float(low)) and math.isfinite(float(high))
+
+
+def _norms(factor: Tensor, dim: int) -> Tensor:
+    """Norms in float64, taken in the factor's own precision where its squares neither vanish nor overflow there."""
+    norms = torch.linalg.vector_norm(factor, dim=dim)
+    if bool(((norms > 1e-15) & torch.isfinite(norms)).all()):
+        return norms.double()
+    return torch.linalg.vector_norm(factor, dim=dim, dtype=torch.float64)
 
 
 def pad_rank(factors: LoraFactors, rank: int) -> LoraFactors:
@@ -90,6 +117,8 @@ def pad_rank(factors: LoraFactors, rank: int) -> LoraFactors:
             expected=f"at least {r}",
             do="ask for a larger rank, or truncate the update before writing it",
         )
+    if rank == r:
+        return factors
     lora_a = torch.nn.functional.pad(factors.lora_a, (0, 0, 0, rank - r))
     return LoraFactors(lora_a, torch.nn.functional.pad(factors.lora_b, (0, rank - r)))
 

@@ -163,7 +163,9 @@ def _module_keys(
             where,
             "lora_A (r, d_in) and lora_B (d_out, r), with sizes of 1 or more",
         )
-    shape = ModuleShape(info_b.shape[0], info_a.shape[1], info_a.shape[0], kind)
+    shape = ModuleShape(
+        info_b.shape[0], info_a.shape[1], info_a.shape[0], kind, is_double="F64" in (info_a.dtype, info_b.dtype)
+    )
     return ModuleKeys(names["A"], names["B"], shape)
 
 

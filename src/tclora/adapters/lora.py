@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 import torch
 
 from tclora.adapters.factors import LoraFactors, check_finite
-from tclora.adapters.files import file_sha256
+from tclora.adapters.files import file_key, file_sha256
 from tclora.errors import AdapterError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ModuleKind",
     "ModuleShape",
     "check_module_path",
+    "content_key",
     "make_adapter",
     "weights_digest",
 ]
@@ -46,12 +47,13 @@ else:
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """The shape of one module's update, known without reading its tensors."""
+    """The shape of one module's update, known without reading its tensors; `is_double` where one is float64."""
 
     d_out: int
     d_in: int
     r: int
     kind: ModuleKind = "linear"
+    is_double: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,16 @@ def check_module_path(path: str, *, where: object) -> None:
         )
 
 
+def content_key(adapter: Adapter) -> str:
+    """A key that orders adapters by their weights, quickly: pieces of the file, or the digest of tensors in memory.
+
+    Adapters with unequal keys differ; of those with equal keys `weights_digest` tells whether they do.
+    """
+    if adapter.source is not None:
+        return file_key(Path(adapter.source.folder) / "adapter_model.safetensors")
+    return weights_digest(adapter)
+
+
 def weights_digest(adapter: Adapter) -> str:
     """The sha256 of the adapter's weights: of its file, or of its tensors where it was made in memory.
 
@@ -182,4 +194,4 @@ def _as_floating(factors: LoraFactors, where: str) -> LoraFactors:
 
 def _shape_of(factors: LoraFactors, kind: ModuleKind) -> ModuleShape:
     r, d_in = factors.lora_a.shape
-    return ModuleShape(factors.lora_b.shape[0], d_in, r, kind)
+    return ModuleShape(factors.lora_b.shape[0], d_in, r, kind, is_double=factors.lora_b.dtype == torch.float64)

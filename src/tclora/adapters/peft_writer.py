@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tclora.adapters.config import CONFIG_FILE
-from tclora.adapters.factors import balance_factors, pad_rank
+from tclora.adapters.factors import all_finite, balance_factors, pad_rank
 from tclora.adapters.keys import tensor_names
 from tclora.adapters.locate import WEIGHTS_FILE
 from tclora.adapters.lora import Adapter
@@ -132,7 +132,7 @@ def _stored_tensors(adapter: Adapter, rank: int, dtype: torch.dtype) -> Iterator
 
 def _cast(tensor: Tensor, dtype: torch.dtype, name: str, adapter_name: str) -> Tensor:
     cast = tensor.to(dtype)
-    if not bool(torch.isfinite(cast).all()):
+    if not all_finite(cast):
         raise AdapterError(
             f"{name} overflows {dtype}",
             where=f"adapter {adapter_name}",

@@ -17,7 +17,7 @@ from tclora.adapters.factors import LoraFactors, check_finite
 from tclora.adapters.keys import ModuleKeys
 from tclora.errors import AdapterError
 
-__all__ = ["StoredModules", "open_tensors"]
+__all__ = ["StoredModules", "copy_factors", "open_tensors"]
 
 
 class StoredModules(Mapping[str, LoraFactors]):
@@ -28,14 +28,19 @@ class StoredModules(Mapping[str, LoraFactors]):
         self._tensors = open_tensors(file)
 
     def __getitem__(self, path: str) -> LoraFactors:
-        keys, scale = self._modules[path], self._scales[path]
-        lora_a, lora_b = self._read(keys.lora_a), self._read(keys.lora_b)
-        dtype = torch.float64 if torch.float64 in (lora_a.dtype, lora_b.dtype) else torch.float32
+        factors, scale = self.as_stored(path)
+        dtype = torch.float64 if torch.float64 in (factors.lora_a.dtype, factors.lora_b.dtype) else torch.float32
         # copy=True: the tensors must not be views of a file that somebody may overwrite.
-        factors = LoraFactors(lora_a.to(dtype, copy=True), lora_b.to(dtype, copy=True))
+        folded = LoraFactors(factors.lora_a.to(dtype, copy=True), factors.lora_b.to(dtype, copy=True))
+        folded.lora_b.mul_(scale)
+        return folded
+
+    def as_stored(self, path: str) -> tuple[LoraFactors, float]:
+        """The checked tensors in the dtype of the file, perhaps views of it, and the scale `lora_b` still lacks."""
+        keys, scale = self._modules[path], self._scales[path]
+        factors = LoraFactors(self._read(keys.lora_a), self._read(keys.lora_b))
         check_finite(factors, where=self._file.parent, names=(keys.lora_a, keys.lora_b), scale=scale)
-        factors.lora_b.mul_(scale)
-        return factors
+        return factors, scale
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._modules)
@@ -55,6 +60,23 @@ class StoredModules(Mapping[str, LoraFactors]):
             return self._tensors.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise AdapterError(f"cannot read {name}", where=self._file.parent, found=str(error)[:300]) from None
+
+
+def copy_factors(modules: Mapping, path: str, lora_b: Tensor, lora_a: Tensor) -> None:
+    """Put one module's factors, from an adapter's `modules`, where they are wanted, with the scale folded in.
+
+    Raises:
+        AdapterError: as reading the module does.
+    """
+    if not isinstance(modules, StoredModules):
+        lora_b.copy_(modules[path].lora_b)
+        lora_a.copy_(modules[path].lora_a)
+        return
+    factors, scale = modules.as_stored(path)
+    lora_a.copy_(factors.lora_a)
+    lora_b.copy_(factors.lora_b)
+    if scale != 1.0:
+        lora_b.mul_(scale)
 
 
 def open_tensors(file: Path) -> Any:

@@ -12,7 +12,7 @@ from tclora.adapters.config import LoraConfig
 from tclora.adapters.pattern_syntax import UnsupportedPatternError, parse
 from tclora.adapters.patterns import Budget, fullmatch
 
-__all__ = ["layer_of", "leaf_of", "minimal_targets", "target_notes"]
+__all__ = ["absent_targets", "layer_of", "leaf_of", "minimal_targets", "place_of", "target_notes", "untargeted_paths"]
 
 _LISTED = 5
 
@@ -32,6 +32,28 @@ def target_notes(config: LoraConfig, paths: Sequence[str]) -> list[str]:
     return _target_disagreements(config.target_modules, paths) + _missing_layers(config, paths)
 
 
+def absent_targets(targets: tuple[str, ...] | str | None, paths: Sequence[str]) -> list[str]:
+    """The entries of a `target_modules` list that no path answers to, sorted; none for a pattern."""
+    if targets is None or isinstance(targets, str):
+        return []
+    present = set().union(*(_suffixes(path) for path in paths))
+    return sorted(set(targets) - present)
+
+
+def untargeted_paths(targets: tuple[str, ...] | str | None, paths: Sequence[str]) -> list[str]:
+    """The paths that a `target_modules` does not cover; `None` and `all-linear` are taken to cover all.
+
+    Raises:
+        UnsupportedPatternError: the pattern cannot be matched in bounded time.
+    """
+    if targets is None or targets == "all-linear":
+        return []
+    if isinstance(targets, str):
+        node, budget = parse(targets), Budget()
+        return [path for path in paths if not fullmatch(node, path, budget)]
+    return [path for path in paths if _suffixes(path).isdisjoint(targets)]
+
+
 def minimal_targets(paths: Collection[str]) -> list[str]:
     """A sorted `target_modules` list that PEFT matches to exactly `paths`, as far as `paths` can tell.
 
@@ -44,7 +66,7 @@ def minimal_targets(paths: Collection[str]) -> list[str]:
     n_layers = 1 + max((layer for path in paths if (layer := layer_of(path)) is not None), default=-1)
     places: dict[str, dict[str, set[int | None]]] = {}
     for path in paths:
-        places.setdefault(leaf_of(path), {}).setdefault(_place(path), set()).add(layer_of(path))
+        places.setdefault(leaf_of(path), {}).setdefault(place_of(path), set()).add(layer_of(path))
     closed = {
         leaf
         for leaf, by_place in places.items()
@@ -54,7 +76,7 @@ def minimal_targets(paths: Collection[str]) -> list[str]:
     return sorted(closed | {path for path in paths if leaf_of(path) not in closed})
 
 
-def _place(path: str) -> str:
+def place_of(path: str) -> str:
     """The path with its layer number taken out."""
     parts = path.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
@@ -62,27 +84,19 @@ def _place(path: str) -> str:
 
 
 def _target_disagreements(targets: tuple[str, ...] | str | None, paths: Sequence[str]) -> list[str]:
-    if targets is None or targets == "all-linear":
-        return []
-    if isinstance(targets, str):
-        try:
-            node, budget = parse(targets), Budget()
-            dropped = [path for path in paths if not fullmatch(node, path, budget)]
-        except UnsupportedPatternError as error:
-            return [f"the config's target_modules was not compared with the tensors: {error}"]
-        return _untargeted(dropped)
-    # Every suffix of a path that a list entry may equal, so that the cost does not grow with both lists.
-    suffixes = {path: {path, *(path[i + 1 :] for i, letter in enumerate(path) if letter == ".")} for path in paths}
-    present = set().union(*suffixes.values())
-    absent = sorted(set(targets) - present)
+    try:
+        absent, dropped = absent_targets(targets, paths), untargeted_paths(targets, paths)
+    except UnsupportedPatternError as error:
+        return [f"the config's target_modules was not compared with the tensors: {error}"]
     notes = [f"the config targets {_some(absent)}, for which the file holds no tensors"] if absent else []
-    return notes + _untargeted([path for path in paths if suffixes[path].isdisjoint(targets)])
+    if dropped:
+        notes.append(f"the file holds tensors for {_some(dropped)}, which the config does not target; they are used")
+    return notes
 
 
-def _untargeted(paths: Sequence[str]) -> list[str]:
-    if not paths:
-        return []
-    return [f"the file holds tensors for {_some(paths)}, which the config does not target; they are used"]
+def _suffixes(path: str) -> set[str]:
+    # Every end of a path that a list entry may equal, so that the cost does not grow with both lists.
+    return {path, *(path[i + 1 :] for i, letter in enumerate(path) if letter == ".")}
 
 
 def _missing_layers(config: LoraConfig, paths: Sequence[str]) -> list[str]:
