@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tclora.algebra import ModuleStack, compress_stack, cp_als
-from tclora.algebra.cp_exact import slice_triplets
 from tclora.algebra.cp_run import run_als
 from tclora.algebra.cp_starts import make_starts
-from tclora.algebra.cp_sweep import als_sweep, residual, views_of
+from tclora.algebra.cp_sweep import als_sweep
+from tclora.algebra.slices import Slices, stack_of_core
 from tclora.errors import ConfigError, NumericalError, ShapeError
 
 # Two runs whose inputs differ by rounding agree to about the stopping rule: 10 sweeps of 1e-7 each.
@@ -76,7 +76,7 @@ def test_order_of_the_adapters_does_not_matter():
     stack, order = make_stack(), [3, 1, 5, 0, 2, 4]
     columns = torch.cat([torch.arange(24)[stack.blocks()[i]] for i in order])
     shuffled = ModuleStack(stack.names, stack.out_stack[..., columns], stack.in_stack[..., columns], stack.ranks)
-    plain, permuted = (cp_als(compress_stack(s).core, 8).factors for s in (stack, shuffled))
+    plain, permuted = (cp_als(compress_stack(s), 8).factors for s in (stack, shuffled))
     torch.testing.assert_close(permuted.adapter_factor, plain.adapter_factor[:, order], rtol=0, atol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_how_an_adapter_was_factored_does_not_matter():
     mix = torch.randn(4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     both = torch.block_diag(*[mix] * 6)
     mixed = ModuleStack(stack.names, stack.out_stack @ both, stack.in_stack @ both.inverse().T, stack.ranks)
-    plain, other = (cp_als(compress_stack(s).core, 8) for s in (stack, mixed))
+    plain, other = (cp_als(compress_stack(s), 8) for s in (stack, mixed))
     torch.testing.assert_close(other.factors.weights, plain.factors.weights, rtol=0, atol=1e-6)
 
 
@@ -136,43 +136,64 @@ def test_input_is_left_alone():
 
 
 def walk(core, cp_rank):
-    size = core.flatten(1).norm(dim=1)[:, None, None, None]
-    start, _ = make_starts(core / size, slice_triplets(core / size, cp_rank), cp_rank, n_starts=3, seed=0)
-    return views_of(core / size), start
+    compressed = compress_stack(stack_of_core(core / core.flatten(1).norm(dim=1)[:, None, None, None]))
+    slices = Slices(compressed.out_blocks, compressed.in_blocks, compressed.ranks)
+    return slices, make_starts(slices, cp_rank, n_starts=3, seed=0)[0]
+
+
+def residual(slices, state):
+    """The dense relative error of every start, `(m, s)`; the slices have norm 1."""
+    core = torch.stack([slices.dense(j) for j in range(slices.m)])
+    rebuilt = torch.einsum("mspr,msqr,msnr->mspqn", *state.factors())
+    return (core[:, None] - rebuilt).flatten(2).norm(dim=2)
 
 
 def test_a_plain_sweep_never_raises_the_objective():
-    views, state = walk(core_of(), 8)
+    slices, state = walk(core_of(), 8)
     ridge = torch.full(state.out_factor.shape[:2], 1e-5, dtype=torch.float64)
     objectives = []
     for _ in range(30):
-        state, error = als_sweep(views, state, ridge)
+        state, error = als_sweep(slices, state, ridge)
         objectives.append(error + ridge * sum((f * f).sum(dim=(2, 3)) for f in state.factors()))
     steps = torch.stack(objectives).diff(dim=0)
     assert float(steps.max()) <= 1e-14  # rounding of a number of order one
 
 
 def test_a_sweep_knows_its_error():
-    views, state = walk(core_of(), 8)
-    state, error = als_sweep(views, state, torch.zeros(state.out_factor.shape[:2], dtype=torch.float64) + 1e-6)
-    torch.testing.assert_close(error.sqrt(), residual(views, state), rtol=0, atol=1e-10)
+    slices, state = walk(core_of(), 8)
+    state, error = als_sweep(slices, state, torch.zeros(state.out_factor.shape[:2], dtype=torch.float64) + 1e-6)
+    torch.testing.assert_close(error.sqrt(), residual(slices, state), rtol=0, atol=1e-10)
 
 
 def test_more_sweeps_do_not_fit_worse():
-    views, state = walk(core_of("private"), 8)
-    errors = [residual(views, run_als(views, state, sweeps=sweeps, tol=0.0).state) for sweeps in (10, 20, 40, 80)]
+    slices, state = walk(core_of("private"), 8)
+    errors = [residual(slices, run_als(slices, state, sweeps=sweeps, tol=0.0).state) for sweeps in (10, 20, 40, 80)]
     # The guard may trade a little error for terms that do not cancel; adapters that share nothing give it no cause.
     assert float(torch.stack(errors).diff(dim=0).max()) < 1e-6
 
 
 def test_a_start_at_the_solution_stays_there():
     core, _ = planted_core(cp_rank=3)
-    views, start = walk(core, 3)
-    there = run_als(views, start, sweeps=200, tol=1e-9).state
-    further, _ = als_sweep(views, there, torch.full(there.out_factor.shape[:2], 1e-12, dtype=torch.float64))
-    good = residual(views, there) < 1e-5
+    slices, start = walk(core, 3)
+    there = run_als(slices, start, sweeps=200, tol=1e-9).state
+    further, _ = als_sweep(slices, there, torch.full(there.out_factor.shape[:2], 1e-12, dtype=torch.float64))
+    good = residual(slices, there) < 1e-5
     assert bool(good.any())
-    assert float(residual(views, further)[good].max()) < 1e-5
+    assert float(residual(slices, further)[good].max()) < 1e-5
+
+
+def test_a_run_reports_its_errors():
+    slices, start = walk(core_of(m=2), 8)
+    run = run_als(slices, start, sweeps=25, tol=0.0)
+    torch.testing.assert_close(run.error, residual(slices, run.state), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compressed_stack_and_its_dense_core_have_the_same_model(kind):
+    compressed = compress_stack(make_stack(kind, m=2, ranks=(4, 2, 0, 3)))
+    sparse, full = cp_als(compressed, 6), cp_als(compressed.core, 6)
+    # Signs of singular vectors are fixed in the axes given, so random starts differ: equal optima, not equal paths.
+    torch.testing.assert_close(sparse.relative_error, full.relative_error, rtol=0, atol=1e-3)
 
 
 def test_terms_that_cancel_are_kept_apart():

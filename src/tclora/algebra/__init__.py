@@ -6,24 +6,48 @@ A `ModuleStack` goes in; `compress_stack` gives a small exact core; methods work
 
 from tclora.algebra.compress import CompressedStack, compress_stack, lift
 from tclora.algebra.cp import cp_als
+from tclora.algebra.cp_bounds import CpBounds, cp_bounds
+from tclora.algebra.cp_budget import RankCurve, share_budget
 from tclora.algebra.cp_model import CpFactors, CpFit, relative_residual, triple_cosine
+from tclora.algebra.cp_rank import (
+    CpSolver,
+    RankRule,
+    fit_at_ranks,
+    fit_to_energy,
+    parse_rank_rule,
+    rank_curves,
+)
 from tclora.algebra.lowrank import balance, numerical_rank, relative_distance, svd_of_product, truncate_core_sum
-from tclora.algebra.stack import LowRankDelta, ModuleStack
+from tclora.algebra.stack import LowRankDelta, ModuleStack, blocks_of
+from tclora.algebra.tucker import TuckerFit, tucker_hooi
 
 __all__ = [
     "CompressedStack",
+    "CpBounds",
     "CpFactors",
     "CpFit",
+    "CpSolver",
     "LowRankDelta",
     "ModuleStack",
+    "RankCurve",
+    "RankRule",
+    "TuckerFit",
     "balance",
+    "blocks_of",
     "compress_stack",
     "cp_als",
+    "cp_bounds",
+    "fit_at_ranks",
+    "fit_to_energy",
     "lift",
     "numerical_rank",
+    "parse_rank_rule",
+    "rank_curves",
     "relative_distance",
     "relative_residual",
+    "share_budget",
     "svd_of_product",
     "triple_cosine",
     "truncate_core_sum",
+    "tucker_hooi",
 ]

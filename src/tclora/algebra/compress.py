@@ -151,6 +151,8 @@ def lift(
             do="lift only what was computed from this stack's core",
         )
     lora_b, lora_a = compressed.out_side.lift(out_small), compressed.in_side.lift(in_small)
+    if lora_b.dtype != lora_a.dtype:
+        lora_b, lora_a = lora_b.float(), lora_a.float()
     return LowRankDelta(compressed.names, lora_b, lora_a.mT)
 
 

@@ -1,31 +1,49 @@
-"""CP models of many cores at once: shortcuts where the optimum is known, else alternating least squares.
+"""CP models of many stacks at once: shortcuts where the optimum is known, else alternating least squares.
 
-In: cores `(m, p, q, n)`, in any floating-point dtype; the work is in float64. Out: a `CpFit`. Refused: NaN and
-infinity, by problem; a `cp_rank` below 1.
+In: a `CompressedStack`, or dense cores `(m, p, q, n)` of any floating dtype; the work is in float64. Out: a `CpFit` in
+the coordinates of what came in. Refused: NaN and infinity, by problem; a `cp_rank` below 1.
 
 A problem's result depends on its own numbers, `cp_rank` and the seed, not on the other problems of its batch.
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from tclora.algebra.cp_exact import Terms, Triplets, slice_triplets, solve_directly
-from tclora.algebra.cp_model import CpFit, canonical, relative_residual, triple_cosine
+from tclora.algebra.compress import CompressedStack, compress_stack
+from tclora.algebra.cp_exact import Terms, solve_directly
+from tclora.algebra.cp_model import CpFactors, CpFit, canonical, triple_cosine
 from tclora.algebra.cp_run import LOWEST_COSINE, MOST_ENERGY, Run, run_als
 from tclora.algebra.cp_starts import make_starts
-from tclora.algebra.cp_sweep import State, Views, residual, views_of
+from tclora.algebra.cp_sweep import State
+from tclora.algebra.slices import Slices, stack_of_core
+from tclora.algebra.stack import blocks_of
 from tclora.errors import ConfigError, NumericalError, ShapeError
 from tclora.shapes import Float
 
 __all__ = ["cp_als"]
 
-# Rounds of screening: so many sweeps for all starts, then for the best few. Sweeps are cheap and starts differ by far
-# more than late sweeps gain, so many starts get a few sweeps and few get many.
-_ROUNDS = ((10, 8), (20, 3))
+# All starts take the first sweeps, the best eight some more, the finalists the rest. Sweeps are cheap and starts differ
+# by far more than late sweeps gain, so many starts get a few sweeps and few get many.
+_FIRST_SWEEPS, _N_SECOND, _SECOND_SWEEPS = 10, 8, 20
+# Problems with at least this many numbers in a block are swept in float32, which costs less than half, unless their
+# error comes near what float32 can tell from zero.
+_MANY, _NEAR_ZERO = 2**14, 0.03
 # Float64 numbers that one chunk of problems may hold at a time, about 256 MB.
 _CHUNK_NUMBERS = 2**25
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard to look: sweeps per start at most, when a start has settled, how many starts, how many to the end."""
+
+    max_iter: int
+    tol: float
+    n_starts: int
+    n_finalists: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -40,28 +58,30 @@ class _Solved:
     start_spread: float = 0.0
 
 
-def cp_als(
-    core: Float[Tensor, "m p q n"],
+def cp_als(  # noqa: PLR0913 - all but the data and the rank are settings of the solver, by name
+    core: Float[Tensor, "m p q n"] | CompressedStack,
     cp_rank: int,
     *,
     max_iter: int = 300,
     tol: float = 1e-7,
     n_starts: int = 20,
+    n_finalists: int = 3,
     seed: int = 0,
 ) -> CpFit:
     """Fit a CP model of `cp_rank` terms to each of `m` cores by alternating least squares.
 
     Cores whose optimum is known (few enough terms, or a matrix in disguise) are solved by singular value
     decompositions. The others start from singular vectors in two ways and from `n_starts` random points; all are swept
-    a little, the better ones some more, and the best three to the end. Fits whose terms cancel one another are steered
-    away from, and flagged if nothing else is found.
+    a little, the better ones some more, and the best `n_finalists` to the end. Fits whose terms cancel one another are
+    steered away from, and flagged if nothing else is found.
 
     Args:
         max_iter: sweeps per start at most.
         tol: a start has settled when its relative error changes by less than this a sweep.
 
     Returns:
-        Factors and the facts of the fit, per problem, in float64 on the device of the core.
+        Factors in the joint bases (or the axes of the core) and the facts of the fit, per problem, in float64 on the
+        device of what came in.
 
     Raises:
         ShapeError: `cp_rank` is below 1, or an axis of the core is empty.
@@ -70,68 +90,116 @@ def cp_als(
 
     Source: Kolda and Bader 2009, section 3.4; used as in Su et al. 2025, arXiv 2508.03999.
     """
-    _check_request(core, cp_rank, max_iter=max_iter, tol=tol, n_starts=n_starts)
-    core = core.detach().double()
-    # Scaling by the largest entry first keeps the squares of very small and very large cores in range.
-    peak = core.abs().amax(dim=(1, 2, 3), keepdim=True)
-    scaled = core / torch.where(peak > 0, peak, 1)
-    size = torch.linalg.vector_norm(scaled, dim=(1, 2, 3), keepdim=True)
-    unit, order = _sorted_by_size(scaled / torch.where(size > 0, size, 1))
+    effort = Effort(max_iter, tol, n_starts, n_finalists, seed)
+    _check_request(cp_rank, effort)
+    return _fit(core, cp_rank, effort) if isinstance(core, CompressedStack) else _fit_core(core, cp_rank, effort)
+
+
+def _fit(core: CompressedStack, cp_rank: int, effort: Effort) -> CpFit:
+    slices, scale = _unit_slices(core)
     solved: list[_Solved] = []
-    per_problem = core[0].numel() * 4 + sum(core.shape[1:3]) * core.shape[3] * cp_rank * (n_starts + 2)
-    for chunk in unit.split(max(1, _CHUNK_NUMBERS // per_problem)):
-        solved += _solve_chunk(chunk, cp_rank, max_iter=max_iter, tol=tol, n_starts=n_starts, seed=seed)
-    return _assemble(unit, order, (size * peak)[:, 0, 0], solved)
+    widths = (*core.out_blocks.shape[1:], core.in_blocks.shape[1], core.n)
+    per_problem = sum(widths[:1] + widths[2:]) * widths[1] + 4 * sum(widths) * cp_rank * (effort.n_starts + 2)
+    for index in torch.arange(core.m, device=slices.out_blocks.device).split(max(1, _CHUNK_NUMBERS // per_problem)):
+        solved += _solve_chunk(slices.take(index), cp_rank, effort)
+    return _assemble(slices, scale, solved)
 
 
-def _sorted_by_size(unit: Tensor) -> tuple[Tensor, Tensor]:
-    """The cores with their adapters from large to small, so that no order of the caller's picks the local optimum."""
-    order = torch.argsort(torch.linalg.vector_norm(unit, dim=(1, 2)), dim=1, descending=True, stable=True)
-    return torch.gather(unit, 3, order[:, None, None].expand_as(unit)), order
+def _fit_core(core: Tensor, cp_rank: int, effort: Effort) -> CpFit:
+    """The fit of dense cores: the slices become a stack, and the factors found go back to the axes of the core."""
+    _check_core(core)
+    compressed = compress_stack(stack_of_core(core.detach().double()))
+    fit = _fit(compressed, cp_rank, effort)
+    factors = fit.factors
+    out_factor, in_factor = compressed.out_side.lift(factors.out_factor), compressed.in_side.lift(factors.in_factor)
+    return replace(fit, factors=canonical(out_factor, in_factor, factors.adapter_factor * factors.weights[:, None]))
 
 
-def _solve_chunk(unit: Tensor, cp_rank: int, *, max_iter: int, tol: float, n_starts: int, seed: int) -> list[_Solved]:
-    triplets = slice_triplets(unit, cp_rank)
-    solved = {j: _shortcut(unit[j], triplets, j, cp_rank) for j in range(unit.shape[0])}
+def _unit_slices(compressed: CompressedStack) -> tuple[Slices, Tensor]:
+    """The slices of each problem at norm 1, and the norms; a problem that is zero stays so."""
+    # Scaling by the largest value first keeps the squares of very small and very large stacks in range.
+    peak = compressed.singular_values().amax(dim=1) if compressed.out_blocks.shape[2] else torch.zeros(compressed.m)
+    peak = peak.to(compressed.out_blocks)
+    root = torch.where(peak > 0, peak, 1).sqrt()[:, None, None]
+    slices = Slices(compressed.out_blocks / root, compressed.in_blocks / root, compressed.ranks)
+    size = slices.size()
+    root = torch.where(size > 0, size, 1).sqrt()[:, None, None]
+    return Slices(slices.out_blocks / root, slices.in_blocks / root, compressed.ranks), size * peak
+
+
+def _solve_chunk(slices: Slices, cp_rank: int, effort: Effort) -> list[_Solved]:
+    solved = {j: _shortcut(slices, j, cp_rank) for j in range(slices.m)}
     left = [j for j, found in solved.items() if found is None]
     if left:
-        index = torch.tensor(left, device=unit.device)
-        start, names = make_starts(unit[index], triplets.take(index), cp_rank, n_starts=n_starts, seed=seed)
-        fits = _best_of_starts(views_of(unit[index]), start, names, max_iter=max_iter, tol=tol)
+        unsolved = slices.take(torch.tensor(left, device=slices.out_blocks.device))
+        start, names = make_starts(unsolved, cp_rank, n_starts=effort.n_starts, seed=effort.seed)
+        fits = _best_of_starts(unsolved, start, names, effort)
         solved.update(zip(left, fits, strict=True))
     return [found for found in solved.values() if found is not None]
 
 
-def _shortcut(unit: Tensor, triplets: Triplets, j: int, cp_rank: int) -> _Solved | None:
-    if not unit.any():
-        p, q, n = (unit.new_zeros(size, cp_rank) for size in unit.shape)
+def _shortcut(slices: Slices, j: int, cp_rank: int) -> _Solved | None:
+    if not slices.out_blocks[j].any():
+        sizes = (slices.out_blocks.shape[1], slices.in_blocks.shape[1], slices.n)
+        p, q, n = (slices.out_blocks.new_zeros(size, cp_rank) for size in sizes)
         return _Solved((p, q, n), "zero")
-    terms = solve_directly(unit, triplets, j, cp_rank)
+    terms = solve_directly(slices, j, cp_rank)
     return None if terms is None else _Solved(terms, "svd")
 
 
-def _best_of_starts(views: Views, start: State, names: tuple[str, ...], *, max_iter: int, tol: float) -> list[_Solved]:
+def _best_of_starts(slices: Slices, start: State, names: tuple[str, ...], effort: Effort) -> list[_Solved]:
     """Sweep all starts a little, the better ones some more, and the best few to the end; one result per problem."""
-    rows = torch.arange(start.out_factor.shape[0], device=start.out_factor.device)[:, None]
+    rows = torch.arange(slices.m, device=start.out_factor.device)[:, None]
     order = torch.arange(len(names), device=rows.device).expand(len(rows), -1)
-    state, swept = start, 0
-    for sweeps, n_kept in _ROUNDS:
-        sweeps = min(sweeps, max_iter - swept)
-        state, swept = run_als(views, state, sweeps=sweeps, tol=0.0).state if sweeps else state, swept + sweeps
-        best = torch.argsort(residual(views, state), dim=1, stable=True)[:, :n_kept]
-        state, order = State(*(factor[rows, best] for factor in state.factors())), order[rows, best]
-    run = run_als(views, state, sweeps=max_iter - swept, tol=tol)
-    error, spoilt = residual(views, run.state), _is_degenerate(run.state)
+    single = slices.out_blocks[0].numel() >= _MANY
+    quick = slices.to(torch.float32) if single else slices
+    run, before, swept = None, 0, 0
+    for n_kept, sweeps in _rounds(len(names), effort):
+        if run is not None:
+            best = torch.argsort(run.error, dim=1, stable=True)[:, :n_kept]
+            order, start = order[rows, best], run.choose(rows, best).state
+        last = swept + sweeps == effort.max_iter
+        run = run_als(quick, start.to(quick.out_blocks.dtype), sweeps=sweeps, tol=effort.tol if last else 0.0)
+        before, swept = swept, swept + sweeps
+    run = _polished(slices, cast(Run, run), effort) if single else cast(Run, run)
     # A degenerate fit is taken only where all of them are.
-    best = (error + 2 * spoilt).argmin(dim=1).tolist()
-    spread = (error.amax(dim=1) - error.amin(dim=1)).tolist()
+    best = (run.error + 2 * _is_degenerate(run.state)).argmin(dim=1).tolist()
+    spread = (run.error.amax(dim=1) - run.error.amin(dim=1)).tolist()
     winners = (names[k] for k in order[rows[:, 0], torch.tensor(best, device=order.device)].tolist())
-    return [_pick(run, j, best[j], name, swept, spread[j]) for j, name in enumerate(winners)]
+    return [_pick(run, j, best[j], name, before, spread[j]) for j, name in enumerate(winners)]
 
 
-def _pick(run: Run, j: int, s: int, name: str, swept: int, spread: float) -> _Solved:
+def _rounds(n_starts: int, effort: Effort) -> list[tuple[int, int]]:
+    """How many starts go on in each round, and for how many sweeps; the last round has all that are left."""
+    rounds = [(n_starts, _FIRST_SWEEPS)]
+    if n_starts > _N_SECOND:
+        rounds.append((_N_SECOND, _SECOND_SWEEPS))
+    rounds.append((effort.n_finalists, effort.max_iter))
+    plan, left = [], effort.max_iter
+    for n_kept, sweeps in rounds:
+        if left > 0:
+            plan.append((n_kept, min(sweeps, left)))
+            left -= plan[-1][1]
+    return plan
+
+
+def _polished(slices: Slices, run: Run, effort: Effort) -> Run:
+    """The run in float64, and swept on where float32 could not tell how small the error is."""
+    run = replace(run, state=run.state.to(torch.float64), error=run.error.double())
+    near = (run.error.amin(dim=1) < _NEAR_ZERO).nonzero()[:, 0]
+    if len(near) == 0:
+        return run
+    again = run_als(slices.take(near), run.state.take(near), sweeps=effort.max_iter, tol=effort.tol)
+    for whole, part in zip(run.state.factors(), again.state.factors(), strict=True):
+        whole[near] = part
+    run.error[near], run.converged[near] = again.error, again.converged
+    run.n_iter[near] += again.n_iter
+    return run
+
+
+def _pick(run: Run, j: int, s: int, name: str, before: int, spread: float) -> _Solved:
     out_factor, in_factor, adapter_factor = (factor[j, s] for factor in run.state.factors())
-    sweeps, converged = swept + int(run.n_iter[j]), bool(run.converged[j, s])
+    sweeps, converged = before + int(run.n_iter[j]), bool(run.converged[j, s])
     return _Solved((out_factor, in_factor, adapter_factor), name, sweeps, converged, False, spread)
 
 
@@ -140,41 +208,54 @@ def _is_degenerate(state: State) -> Tensor:
     return (triple_cosine(*state.factors()) < LOWEST_COSINE) | (energy > MOST_ENERGY)
 
 
-def _assemble(unit: Tensor, order: Tensor, size: Tensor, solved: list[_Solved]) -> CpFit:
-    """Put factors of the unit cores into canonical form; give back the size of the cores and the order of adapters."""
+def _assemble(slices: Slices, size: Tensor, solved: list[_Solved]) -> CpFit:
+    """Put factors of the unit problems into canonical form and give back their size."""
     out_factor, in_factor, adapter_factor = (torch.stack(mode) for mode in zip(*(x.terms for x in solved), strict=True))
     small = canonical(out_factor, in_factor, adapter_factor)
-    back = order.argsort(dim=1)[:, :, None].expand_as(small.adapter_factor)
-    adapters = torch.gather(small.adapter_factor, 1, back)
     cosine = triple_cosine(small.out_factor, small.in_factor, small.adapter_factor)
     energy = (small.weights**2).sum(dim=1)
     facts = {name: [getattr(x, name) for x in solved] for name in ("n_iter", "converged", "exact", "start_spread")}
     return CpFit(
-        factors=replace(small, weights=small.weights * size, adapter_factor=adapters),
-        relative_error=relative_residual(unit, small),
+        factors=replace(small, weights=small.weights * size[:, None]),
+        relative_error=_residual(slices, small),
         start=tuple(x.start for x in solved),
         n_terms=(small.weights > 0).sum(dim=1),
         triple_cosine=cosine,
         weight_energy=energy,
         degenerate=(cosine < LOWEST_COSINE) | (energy > MOST_ENERGY),
-        **{name: torch.tensor(values, device=unit.device).to(_FACT_TYPES[name]) for name, values in facts.items()},
+        **{name: torch.tensor(values, device=size.device).to(_FACT_TYPES[name]) for name, values in facts.items()},
     )
+
+
+def _residual(slices: Slices, model: CpFactors) -> Tensor:
+    """The relative error of each problem, from the residual itself, a few adapters at a time."""
+    squared = torch.zeros(slices.m, dtype=torch.float64, device=slices.out_blocks.device)
+    coordinates = model.coordinates()
+    for i, block in enumerate(blocks_of(slices.ranks)):
+        rest = slices.out_blocks[:, :, block] @ slices.in_blocks[:, :, block].mT
+        rest -= (model.out_factor * coordinates[:, i, None]) @ model.in_factor.mT
+        squared += rest.square().sum(dim=(1, 2))
+    return squared.sqrt()
 
 
 _FACT_TYPES = {"n_iter": torch.int64, "converged": torch.bool, "exact": torch.bool, "start_spread": torch.float64}
 
 
-def _check_request(core: Tensor, cp_rank: int, *, max_iter: int, tol: float, n_starts: int) -> None:
+def _check_request(cp_rank: int, effort: Effort) -> None:
     if cp_rank < 1:
         raise ShapeError("a CP model has at least one term", found=f"cp_rank {cp_rank}", expected="cp_rank >= 1")
-    if core.ndim != 4 or 0 in core.shape:
-        raise ShapeError("this is no batch of cores", found=tuple(core.shape), expected="(m, p, q, n), no axis empty")
-    if max_iter < 1 or n_starts < 0 or not tol >= 0:
+    if effort.max_iter < 1 or effort.n_starts < 0 or effort.n_finalists < 1 or not effort.tol >= 0:
         raise ConfigError(
             "the solver's settings are out of range",
-            found=f"max_iter {max_iter}, tol {tol}, n_starts {n_starts}",
-            expected="max_iter >= 1, tol >= 0, n_starts >= 0",
+            found=f"max_iter {effort.max_iter}, tol {effort.tol}, n_starts {effort.n_starts}, "
+            f"n_finalists {effort.n_finalists}",
+            expected="max_iter >= 1, tol >= 0, n_starts >= 0, n_finalists >= 1",
         )
+
+
+def _check_core(core: Tensor) -> None:
+    if core.ndim != 4 or 0 in core.shape:
+        raise ShapeError("this is no batch of cores", found=tuple(core.shape), expected="(m, p, q, n), no axis empty")
     bad = (~torch.isfinite(core)).flatten(1).any(dim=1).nonzero()
     if len(bad):
         raise NumericalError(

@@ -1,6 +1,7 @@
 """CP problems whose optimum is known without iterating: those that are matrix problems, or have few enough terms.
 
-In: cores and the singular triplets of every adapter's slice. Out: for each problem its optimal factors, or None.
+In: slices. Out: for each problem its optimal factors, or None. Cheap signs tell whether a shortcut may apply; only then
+is the core built.
 
 1. A core of rank one in some mode (one adapter, equal or proportional adapters, one shared direction) is a matrix times
    a vector; the truncated SVD of that matrix is the best CP model.
@@ -8,68 +9,63 @@ In: cores and the singular triplets of every adapter's slice. Out: for each prob
 3. The same with the slices of the out or the in mode, where one of those is very short.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from tclora.shapes import Float
+from tclora.algebra.slices import Slices
 
-__all__ = ["Triplets", "slice_triplets", "solve_directly"]
+__all__ = ["Terms", "solve_directly"]
 
 # Relative to a core of unit norm: far above rounding, far below what any fit can notice.
 _NEGLIGIBLE = 1e-12
-_SPARE_COLUMNS = 10
+_N_VIEWS = 8
 
 Terms = tuple[Tensor, Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Triplets:
-    """The leading singular triplets of every adapter's slice, and the norm of what they leave out."""
-
-    left: Float[Tensor, "m n p k"]
-    values: Float[Tensor, "m n k"]
-    right: Float[Tensor, "m n q k"]
-    left_out: Float[Tensor, "m n"]
-
-    def take(self, index: Tensor) -> "Triplets":
-        """Those of some of the problems."""
-        return Triplets(self.left[index], self.values[index], self.right[index], self.left_out[index])
-
-
-def slice_triplets(core: Float[Tensor, "m p q n"], cp_rank: int) -> Triplets:
-    """Singular triplets of each slice: all of them, or for wide cores those in a sketch wider than `cp_rank`.
-
-    A slice holds one adapter, so its rank is small and the sketch is exact; `left_out` says where it is not.
-    """
-    slices = core.permute(0, 3, 1, 2)
-    width, q = cp_rank + _SPARE_COLUMNS, slices.shape[3]
-    if 2 * width >= min(slices.shape[2:]):
-        u, s, vh = torch.linalg.svd(slices, full_matrices=False)
-        return Triplets(u, s, vh.mT, torch.zeros_like(s[:, :, 0]))
-    generator = torch.Generator().manual_seed(0)
-    sketch = torch.randn(q, width, dtype=torch.float64, generator=generator).to(slices)
-    range_basis = torch.linalg.qr(slices @ sketch)[0]
-    inside = range_basis.mT @ slices
-    u, s, vh = torch.linalg.svd(inside, full_matrices=False)
-    left_out = torch.linalg.matrix_norm(slices - range_basis @ inside)
-    return Triplets(range_basis @ u, s, vh.mT, left_out)
-
-
-def solve_directly(core: Float[Tensor, "p q n"], triplets: Triplets, index: int, cp_rank: int) -> Terms | None:
-    """Optimal factors `(p, R)`, `(q, R)`, `(n, R)` of one core of unit norm where a shortcut applies, else None."""
+def solve_directly(slices: Slices, j: int, cp_rank: int) -> Terms | None:
+    """Optimal factors `(p, R)`, `(q, R)`, `(n, R)` of problem `j`, of norm 1, where a shortcut applies, else None."""
+    n_kinds, n_terms = _kinds(slices, j)
+    few, short = n_terms <= cp_rank, _short_modes(slices, j, cp_rank)
+    if not (few or short or n_kinds == 1):
+        return None
+    core = slices.dense(j)
     for mode in (2, 0, 1):
         direction = _only_direction(core, mode)
         if direction is not None:
             return _matrix_terms(core, mode, direction, cp_rank)
-    few = _count(triplets, index) <= cp_rank or _has_repeats(core)
     for mode in (2, 0, 1):
         if (mode == 2 and few) or (mode != 2 and _surely_few(core, mode, cp_rank)):
             terms = _slice_terms(core, mode, cp_rank)
             if terms is not None:
                 return terms
     return None
+
+
+def _kinds(slices: Slices, j: int) -> tuple[int, int]:
+    """How many adapters are not proportional to one before them, and how many singular triplets those have.
+
+    A few random numbers of each adapter tell proportional ones; what follows from it is checked on the core.
+    """
+    generator = torch.Generator().manual_seed(0)
+    heights = (slices.out_blocks.shape[1], slices.in_blocks.shape[1])
+    out_view, in_view = (
+        torch.randn(_N_VIEWS, height, dtype=torch.float64, generator=generator).to(slices.out_blocks) @ side[j]
+        for height, side in zip(heights, (slices.out_blocks, slices.in_blocks), strict=True)
+    )
+    views = slices.add_up((out_view * in_view).mT[None])[0]
+    norms = torch.linalg.vector_norm(views, dim=1, keepdim=True)
+    unit = views / torch.where(norms > 0, norms, 1)
+    repeats = ((unit @ unit.mT).abs() >= 1 - 1e-9).triu(1).any(dim=0)
+    first = (norms[:, 0] > 0) & ~repeats
+    counts = slices.add_up((slices.values[j] > _NEGLIGIBLE).to(views)[None])[0]
+    return int(first.sum()), int(counts[first].sum())
+
+
+def _short_modes(slices: Slices, j: int, cp_rank: int) -> bool:
+    """Whether the out or the in mode is so short that its own slices have few terms, or only one direction."""
+    p, q = (int((side[j] != 0).any(dim=1).sum()) for side in (slices.out_blocks, slices.in_blocks))
+    return min(p, q) <= 1 or p * min(q, slices.n) <= cp_rank or q * min(p, slices.n) <= cp_rank
 
 
 def _only_direction(core: Tensor, mode: int) -> Tensor | None:
@@ -87,20 +83,6 @@ def _matrix_terms(core: Tensor, mode: int, direction: Tensor, cp_rank: int) -> T
     s = torch.where(s > _NEGLIGIBLE, s, 0)[:cp_rank]
     shared = direction[:, None].expand(-1, len(s))
     return _placed([u[:, : len(s)], vh[: len(s)].T], shared * s, mode, cp_rank)
-
-
-def _count(triplets: Triplets, index: int) -> float:
-    exact = bool((triplets.left_out[index] <= _NEGLIGIBLE).all())
-    return float((triplets.values[index] > _NEGLIGIBLE).sum()) if exact else float("inf")
-
-
-def _has_repeats(core: Tensor) -> bool:
-    """Whether any two adapters are proportional, as near as a Gram matrix can tell."""
-    flat = core.flatten(0, 1)
-    gram, norms = flat.T @ flat, torch.linalg.vector_norm(flat, dim=0)
-    scale = norms[:, None] * norms
-    near = (scale > 0) & (gram.abs() >= (1 - 1e-9) * scale)
-    return bool(near.triu(1).any())
 
 
 def _surely_few(core: Tensor, mode: int, cp_rank: int) -> bool:

@@ -1,6 +1,6 @@
 """Alternating least squares to convergence, for many starts of many problems, with extrapolation and a guard.
 
-In: `Views` of `m` cores and a `State` of `s` starts each. Out: a `Run`, the states reached and how.
+In: `Slices` of `m` tensors and a `State` of `s` starts each. Out: a `Run`, the states reached and how.
 
 Three things are added to the plain sweep. Each start goes on from a point extrapolated along its last step, and falls
 back to the plain step when that would raise the objective (squared error plus ridge penalty), so the objective never
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from tclora.algebra.cp_model import triple_cosine
-from tclora.algebra.cp_sweep import State, Views, als_sweep
+from tclora.algebra.cp_sweep import State, als_sweep
+from tclora.algebra.slices import Slices
 from tclora.shapes import Bool, Float, Int
 
 __all__ = ["LOWEST_COSINE", "MOST_ENERGY", "Run", "run_als"]
@@ -32,17 +33,24 @@ _WATCHED_COSINE, _WATCHED_ENERGY = -0.75, 6.0
 _SHARE, _LEAST_RIDGE, _RAISE, _LARGEST_RIDGE = 1e-4, 1e-12, 2.0, 1e-2
 _CHECK_EVERY = 10
 _STRIDE, _GROW, _SHRINK, _LONGEST_STRIDE = 0.5, 1.1, 0.5, 5.0
-# Rounding of the expanded norm: a rise below this is none.
-_ROUNDING = 1e-14
+# Rounding of the expanded norm, in units of rounding: a rise below this is none.
+_ROUNDINGS = 50
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where each start ended; `n_iter` sweeps per problem; whether each start had settled."""
+    """Where each start ended; its relative error, good to half the digits; `n_iter` sweeps per problem; whether each
+    start had settled."""
 
     state: State
+    error: Float[Tensor, "m s"]
     n_iter: Int[Tensor, " m"]
     converged: Bool[Tensor, "m s"]
+
+    def choose(self, rows: Tensor, best: Tensor) -> "Run":
+        """Some of the starts, `best` `(m, k)` of them by index."""
+        state = State(*(factor[rows, best] for factor in self.state.factors()))
+        return Run(state, self.error[rows, best], self.n_iter, self.converged[rows, best])
 
 
 @dataclass(frozen=True)
@@ -63,15 +71,16 @@ class _Walk:
         return _Walk(self.here.take(index), self.ahead.take(index), *(x[index] for x in numbers))
 
 
-def run_als(views: Views, state: State, *, sweeps: int, tol: float) -> Run:
+def run_als(slices: Slices, state: State, *, sweeps: int, tol: float) -> Run:
     """Sweep until the relative error changes by less than `tol` a sweep, or `sweeps` times."""
     m, s, device = *state.out_factor.shape[:2], state.out_factor.device
     reached = [factor.clone() for factor in state.factors()]
     n_iter = torch.zeros(m, dtype=torch.long, device=device)
     converged = torch.zeros(m, s, dtype=torch.bool, device=device)
+    error = state.out_factor.new_zeros(m, s)
     active, walk = torch.arange(m, device=device), _begin(state)
     for sweep in range(1, sweeps + 1):
-        walk = _step(views, walk)
+        walk = _step(slices, walk)
         last = sweep == sweeps
         if sweep % _CHECK_EVERY and not last:
             continue
@@ -82,10 +91,11 @@ def run_als(views: Views, state: State, *, sweeps: int, tol: float) -> Run:
         for whole, part in zip(reached, walk.here.factors(), strict=True):
             whole[active[leaving]] = part[leaving]
         n_iter[active[leaving]], converged[active[leaving]] = sweep, settled[leaving]
-        active, views, walk = active[~leaving], views.take(~leaving), walk.take(~leaving)
-        if len(active) == 0:
+        error[active[leaving]] = walk.error[leaving].clamp(min=0).sqrt()
+        if leaving.all():
             break
-    return Run(State(*reached), n_iter, converged)
+        active, slices, walk = active[~leaving], slices.take(~leaving), walk.take(~leaving)
+    return Run(State(*reached), error, n_iter, converged)
 
 
 def _begin(state: State) -> _Walk:
@@ -94,12 +104,12 @@ def _begin(state: State) -> _Walk:
     return _Walk(state, state, start, infinite, start * 0, start * _SHARE, start * _LEAST_RIDGE, infinite)
 
 
-def _step(views: Views, walk: _Walk) -> _Walk:
-    state, error = als_sweep(views, walk.ahead, walk.ridge)
+def _step(slices: Slices, walk: _Walk) -> _Walk:
+    state, error = als_sweep(slices, walk.ahead, walk.ridge)
     objective = error + walk.ridge * _penalty(state)
     first = walk.objective.isinf()
     # A rejected start stays where it was and takes its next sweep from there, without extrapolation.
-    better = objective <= walk.objective + _ROUNDING
+    better = objective <= walk.objective + _ROUNDINGS * torch.finfo(objective.dtype).eps
     here = walk.here.choose(state, better)
     grown = (walk.stride * _GROW).clamp(min=0.0, max=_LONGEST_STRIDE)
     stride = torch.where(first, _STRIDE, torch.where(better, grown, walk.stride * _SHRINK))

@@ -1,7 +1,11 @@
 """One sweep of alternating least squares for many starts of many problems at once.
 
-In: a `Views` of `m` cores and the factors of `s` starts of each, `(m, s, size, R)`. Out: factors of lower error. Starts
-of one problem share its core, so the two large products of a sweep are matrix products with `s * R` columns.
+In: the `Slices` of `m` tensors and the factors of `s` starts of each, `(m, s, size, R)`. Out: factors of lower error.
+Starts of one problem share its blocks, so the four large products of a sweep are matrix products with `s * R` rows.
+
+A sweep works on the transposed factors, `(m, s, R, size)`: then starts and terms lie side by side as rows of every
+product, and no array is copied to change its layout. The factors that come out are views of those, and the elementwise
+steps between two sweeps keep their layout, so that the next sweep finds them as it wants them.
 """
 
 from dataclasses import dataclass
@@ -9,22 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tclora.algebra.slices import Slices
 from tclora.shapes import Bool, Float
 
-__all__ = ["State", "Views", "als_sweep", "residual", "views_of"]
-
-
-@dataclass(frozen=True)
-class Views:
-    """A batch of cores of unit norm, laid out for the two contractions of a sweep."""
-
-    over_out: Float[Tensor, "m qn p"]
-    over_in: Float[Tensor, "m pn q"]
-    shape: tuple[int, int, int]
-
-    def take(self, index: Tensor) -> "Views":
-        """The same views of some of the problems."""
-        return Views(self.over_out[index], self.over_in[index], self.shape)
+__all__ = ["State", "als_sweep"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +35,10 @@ class State:
         """Some of the problems."""
         return State(*(f[index] for f in self.factors()))
 
+    def to(self, dtype: torch.dtype) -> "State":
+        """The same numbers in another precision."""
+        return State(*(f.to(dtype) for f in self.factors()))
+
     def choose(self, other: "State", where: Bool[Tensor, "m s"]) -> "State":
         """`other` for the starts marked in `where`, this elsewhere."""
         pick = where[:, :, None, None]
@@ -50,81 +46,72 @@ class State:
 
     def step(self, before: "State", size: Float[Tensor, "m s"]) -> "State":
         """Go on from here by `size` times the way from `before`."""
-        stride = size[:, :, None, None]
-        return State(*(a + stride * (a - b) for a, b in zip(self.factors(), before.factors(), strict=True)))
+        # In one pass; a weight below 0 goes beyond the first point, and at weight 0 that point comes back as it is.
+        weight = -size[:, :, None, None]
+        return State(*(torch.lerp(a, b, weight) for a, b in zip(self.factors(), before.factors(), strict=True)))
 
 
-def views_of(core: Float[Tensor, "m p q n"]) -> Views:
-    """Lay out a batch of cores for `als_sweep`."""
-    m, p, q, n = core.shape
-    over_out = core.permute(0, 2, 3, 1).reshape(m, q * n, p).contiguous()
-    over_in = core.permute(0, 1, 3, 2).reshape(m, p * n, q).contiguous()
-    return Views(over_out, over_in, (p, q, n))
-
-
-def als_sweep(views: Views, state: State, ridge: Float[Tensor, "m s"]) -> tuple[State, Float[Tensor, "m s"]]:
+def als_sweep(slices: Slices, state: State, ridge: Float[Tensor, "m s"]) -> tuple[State, Float[Tensor, "m s"]]:
     """Solve for the in, the adapter and the out factor in turn, each with the other two held.
 
-    `ridge` times the identity is added to each system of normal equations, which bounds the norms of the terms.
+    `ridge` times the identity is added to each system of normal equations, which bounds the norms of the terms. The in
+    factor that comes in is not read.
 
     Returns:
         The balanced factors, and the squared relative error after the last solve. That number comes from the expanded
-        norm, good to about 1e-15: it steers the iteration and is never reported.
+        norm, good to about ten roundings: it steers the iteration and is never reported.
 
-    Source: Kolda and Bader 2009, section 3.4; both products with the core are shared as in a dimension tree.
+    Source: Kolda and Bader 2009, section 3.4, with every slice kept as a product of two blocks.
     """
-    p, q, n = views.shape
-    out_factor, _, adapter_factor = state.factors()
-    over_out = _contract(views.over_out, out_factor).unflatten(1, (q, n))
-    in_factor = _solve((over_out * _aligned(adapter_factor, 1)).sum(2), _gram(out_factor, adapter_factor), ridge)
-    adapter_factor = _solve((over_out * _aligned(in_factor, 2)).sum(1), _gram(out_factor, in_factor), ridge)
-    over_in = _contract(views.over_in, in_factor).unflatten(1, (p, n))
-    mttkrp, gram = (over_in * _aligned(adapter_factor, 1)).sum(2), _gram(in_factor, adapter_factor)
-    out_factor = _solve(mttkrp, gram, ridge)
-    match = (mttkrp.transpose(1, 2) * out_factor).sum(dim=(2, 3))
-    error = 1 - 2 * match + (gram * (out_factor.mT @ out_factor)).sum(dim=(2, 3))
-    return _balanced(out_factor, in_factor, adapter_factor), error
+    out_rows, adapter_rows = state.out_factor.mT.contiguous(), state.adapter_factor.mT.contiguous()
+    out_gram, out_side = _gram(out_rows), _product(out_rows, slices.out_blocks)
+    mttkrp = _product(_scaled(slices, out_side, adapter_rows), slices.in_blocks.mT)
+    in_rows = _solve(out_gram * _gram(adapter_rows), mttkrp, ridge)
+    in_gram, in_side = _gram(in_rows), _product(in_rows, slices.in_blocks)
+    adapter_rows = _solve(out_gram * in_gram, _paired(slices, out_side, in_side), ridge)
+    adapter_gram = _gram(adapter_rows)
+    mttkrp = _product(_scaled(slices, in_side, adapter_rows), slices.out_blocks.mT)
+    gram = in_gram * adapter_gram
+    out_rows = _solve(gram, mttkrp, ridge)
+    out_gram = _gram(out_rows)
+    error = 1 - 2 * (mttkrp * out_rows).sum(dim=(2, 3)) + (gram * out_gram).sum(dim=(2, 3))
+    return _balanced((out_rows, in_rows, adapter_rows), (out_gram, in_gram, adapter_gram)), error
 
 
-def residual(views: Views, state: State) -> Float[Tensor, "m s"]:
-    """The relative error of each start, from the residual itself."""
-    starts = [
-        torch.linalg.vector_norm(views.over_out - _side(state, s), dim=(1, 2)) for s in range(state.out_factor.shape[1])
-    ]
-    return torch.stack(starts, dim=1)
+def _product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """The rows of all starts, `(m, s, R, a)`, times the `(a, b)` matrix of their problem, in one product each."""
+    return (rows.flatten(1, 2) @ matrix).unflatten(1, rows.shape[1:3])
 
 
-def _side(state: State, s: int) -> Tensor:
-    out_factor, in_factor, adapter_factor = (f[:, s] for f in state.factors())
-    return (in_factor[:, :, None] * adapter_factor[:, None]).flatten(1, 2) @ out_factor.mT
+def _scaled(slices: Slices, side: Tensor, adapter_rows: Tensor) -> Tensor:
+    """`(m, s, R, P)` with every column times its adapter's coordinate."""
+    if len(set(slices.ranks)) == 1:
+        return (side.unflatten(3, (slices.n, slices.ranks[0])) * adapter_rows[..., None]).flatten(3)
+    return side * adapter_rows.index_select(3, slices.owner)
 
 
-def _contract(view: Tensor, factor: Tensor) -> Tensor:
-    """`view @ factor` for all starts in one product: `(m, rows, s, R)`."""
-    m, s, size, rank = factor.shape
-    wide = factor.transpose(1, 2).reshape(m, size, s * rank)
-    return (view @ wide).unflatten(2, (s, rank))
+def _paired(slices: Slices, out_side: Tensor, in_side: Tensor) -> Tensor:
+    """The inner products of the two sides over the columns of each adapter, `(m, s, R, n)`, in a fixed order."""
+    product = out_side * in_side
+    if len(set(slices.ranks)) == 1:
+        return product.unflatten(3, (slices.n, slices.ranks[0])).sum(dim=4)
+    return torch.stack([part.sum(dim=3) for part in product.split(list(slices.ranks), dim=3)], dim=3)
 
 
-def _aligned(factor: Tensor, at: int) -> Tensor:
-    """`(m, s, size, R)` as `(m, size, s, R)` with an axis of length 1 put in at `at`."""
-    return factor.transpose(1, 2).unsqueeze(at)
+def _gram(rows: Tensor) -> Tensor:
+    return rows @ rows.mT
 
 
-def _gram(left: Tensor, right: Tensor) -> Tensor:
-    return (left.mT @ left) * (right.mT @ right)
+def _solve(gram: Tensor, mttkrp: Tensor, ridge: Tensor) -> Tensor:
+    """`inv(gram + ridge I) @ mttkrp`, row for row of the transposed factor."""
+    system = gram + torch.diag_embed(ridge[:, :, None].expand(gram.shape[:3]))
+    lower, _ = torch.linalg.cholesky_ex(system)
+    # The systems are small and many: one inverse and one product each cost a third of solving with every row.
+    return torch.cholesky_inverse(lower) @ mttkrp
 
 
-def _solve(mttkrp: Tensor, gram: Tensor, ridge: Tensor) -> Tensor:
-    """`mttkrp @ inv(gram + ridge I)`, `(m, size, s, R)` to `(m, s, size, R)`."""
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    lower, _ = torch.linalg.cholesky_ex(gram + ridge[:, :, None, None] * eye)
-    return torch.cholesky_solve(mttkrp.permute(0, 2, 3, 1), lower).mT
-
-
-def _balanced(out_factor: Tensor, in_factor: Tensor, adapter_factor: Tensor) -> State:
-    """Give the three columns of each term the same norm."""
-    factors = (out_factor, in_factor, adapter_factor)
-    norms = [torch.linalg.vector_norm(f, dim=-2, keepdim=True) for f in factors]
+def _balanced(rows: tuple[Tensor, Tensor, Tensor], grams: tuple[Tensor, Tensor, Tensor]) -> State:
+    """Give the three columns of each term the same norm, read from the Gram matrices."""
+    norms = [gram.diagonal(dim1=-2, dim2=-1).sqrt()[..., None] for gram in grams]
     common = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
-    return State(*(f * (common / torch.where(x > 0, x, 1)) for f, x in zip(factors, norms, strict=True)))
+    return State(*((f * (common / torch.where(x > 0, x, 1))).mT for f, x in zip(rows, norms, strict=True)))

@@ -18,6 +18,13 @@ __all__ = ["Basis", "Side", "gram_coordinates", "qr_coordinates", "shared_basis"
 # The least pivot of the Cholesky factor of a Gram matrix of unit columns: orthonormality is lost by about
 # `sqrt(P) / pivot^2` roundings, so at most about 1,000 of them.
 _LEAST_PIVOT = 0.1
+# Columns smaller than this lose digits when squared.
+_TINY = 1e-15
+
+# Float32 columns with at least this many numbers get their Gram matrix in float32: each entry is a sum of thousands of
+# products, whose roundings average out; orthonormality is good to about 1e-6 then. The bound on pivots is stricter.
+_MANY = 2**18
+_LEAST_SINGLE_PIVOT = 0.4
 
 
 @dataclass(frozen=True)
@@ -28,8 +35,11 @@ class Basis:
     turn: Float[Tensor, "k p"]
 
     def lift(self, small: Float[Tensor, "p_wide R"]) -> Float[Tensor, "d R"]:
-        """`basis @ small`; rows of `small` beyond the basis are dropped."""
-        return self.source.to(self.turn.dtype) @ (self.turn @ small[: self.turn.shape[1]].to(self.turn.dtype))
+        """`basis @ small`, in float32 from large float32 columns; rows of `small` beyond the basis are dropped."""
+        mixed = self.turn @ small[: self.turn.shape[1]].to(self.turn.dtype)
+        if _is_large(self.source):
+            return self.source @ mixed.to(self.source.dtype)
+        return self.source.to(self.turn.dtype) @ mixed
 
 
 @dataclass(frozen=True)
@@ -57,24 +67,51 @@ class Side:
 
 def gram_coordinates(columns: Float[Tensor, "d P"], dtype: torch.dtype) -> tuple[Tensor, Basis] | None:
     """Coordinates and basis by one Gram matrix, or None where the columns are not well conditioned (or not finite)."""
-    wide = columns.to(dtype)
-    d, total_rank = wide.shape
-    norms = torch.linalg.vector_norm(wide, dim=0)
-    if total_rank == 0 or not bool((norms > 0).all() and torch.isfinite(norms).all()):
-        return None
-    unit = wide / norms if total_rank > d else wide
-    gram = unit @ unit.mT if total_rank > d else wide.mT @ wide / (norms[:, None] * norms)
-    scale = gram.diagonal().mean()
-    lower, info = torch.linalg.cholesky_ex(gram / scale)
-    if int(info) or not float(lower.diagonal().min()) >= _LEAST_PIVOT:
+    d, total_rank = columns.shape
+    if total_rank == 0:
         return None
     if total_rank > d:
-        # The columns fill the whole space, so its own axes are the basis and nothing need be computed.
-        eye = torch.eye(d, dtype=dtype, device=wide.device)
-        return wide, Basis(eye, eye)
+        return _whole_space(columns.to(dtype))
+    if _is_large(columns):
+        found = _cholesky(columns, dtype, _LEAST_SINGLE_PIVOT)
+        if found is not None:
+            return found
+    return _cholesky(columns.to(dtype), dtype, _LEAST_PIVOT, source=columns)
+
+
+def _is_large(columns: Tensor) -> bool:
+    return columns.dtype == torch.float32 and columns.numel() >= _MANY
+
+
+def _cholesky(
+    columns: Tensor, dtype: torch.dtype, least_pivot: float, source: Tensor | None = None
+) -> tuple[Tensor, Basis] | None:
+    gram = (columns.mT @ columns).to(dtype)
+    norms = gram.diagonal().sqrt()
+    # An overflow or a NaN shows in the norms; squares that vanish would not, and those columns need QR.
+    if not bool((norms > _TINY).all() and torch.isfinite(norms).all()):
+        return None
+    lower, info = torch.linalg.cholesky_ex(gram / (norms[:, None] * norms))
+    if int(info) or not float(lower.diagonal().min()) >= least_pivot:
+        return None
     coordinates = lower.mT * norms
-    eye = torch.eye(total_rank, dtype=dtype, device=wide.device)
-    return coordinates, Basis(columns, torch.linalg.solve_triangular(coordinates, eye, upper=True))
+    eye = torch.eye(len(gram), dtype=dtype, device=gram.device)
+    turn = torch.linalg.solve_triangular(coordinates, eye, upper=True)
+    return coordinates, Basis(columns if source is None else source, turn)
+
+
+def _whole_space(wide: Tensor) -> tuple[Tensor, Basis] | None:
+    """Columns that fill the whole space evenly: its own axes are the basis and nothing need be computed."""
+    d, norms = wide.shape[0], torch.linalg.vector_norm(wide, dim=0)
+    if not bool((norms > _TINY).all() and torch.isfinite(norms).all()):
+        return None
+    unit = wide / norms
+    gram = unit @ unit.mT
+    lower, info = torch.linalg.cholesky_ex(gram / gram.diagonal().mean())
+    if int(info) or not float(lower.diagonal().min()) >= _LEAST_PIVOT:
+        return None
+    eye = torch.eye(d, dtype=wide.dtype, device=wide.device)
+    return wide, Basis(eye, eye)
 
 
 def qr_coordinates(columns: Float[Tensor, "d P"], dtype: torch.dtype) -> tuple[Tensor, Basis]:

@@ -45,6 +45,8 @@ def _balanced(out_part: Tensor, in_part: Tensor) -> tuple[Tensor, Tensor, Tensor
     # The SVD must not see infinity; the caller finds it in the size.
     u, s, vh = torch.linalg.svd(torch.where(overflow[:, None, None], 0, product), full_matrices=False)
     size = torch.where(overflow, torch.inf, s[:, 0])
+    # What rounding leaves of a missing direction would look like one of its own once its root is taken.
+    s = torch.where(s > 8 * rank * torch.finfo(s.dtype).eps * s[:, :1], s, 0)
     root = (s / torch.where(s[:, :1] > 0, s[:, :1], 1)).sqrt()[:, None]
     spare = (0, rank - s.shape[1])
     return pad(out_turn @ u * root, spare), pad(in_turn @ vh.mT * root, spare), size
