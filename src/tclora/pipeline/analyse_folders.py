@@ -1,0 +1,138 @@
+"""The front door of the analysis: PEFT folders or Hub ids in, figures out, and a folder of tables where asked for.
+
+No base model is needed. Everything that can be refused is refused before any work, and the output appears whole or not
+at all. Adapters are put in the order of their weights, so the order they are named in changes no byte.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tclora.adapters import Adapter, base_shapes, check_against_base, check_mergeable, check_same_base, read_adapter
+from tclora.analysis import (
+    ANALYSIS_FILES,
+    Analysis,
+    AnalysisSettings,
+    Measured,
+    analyse_measured,
+    fill_analysis_folder,
+    measure_batch,
+)
+from tclora.artifacts import staged_folder
+from tclora.errors import ConfigError, OutputExistsError
+from tclora.merging import ModuleGroup, map_batches, plan_merge, resolve_workers, stack_modules
+from tclora.pipeline.progress import Progress, Silent
+
+__all__ = ["AnalyseRequest", "AnalyseResult", "analyse_folders"]
+
+
+@dataclass(frozen=True)
+class AnalyseRequest:
+    """What `tclora analyse` was asked for."""
+
+    adapters: tuple[str, ...]
+    out: str | None = None
+    settings: AnalysisSettings = field(default_factory=AnalysisSettings)
+    base: str | None = None
+    overwrite: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class AnalyseResult:
+    """The analysis, where it was written, and how long it took."""
+
+    analysis: Analysis
+    out: str | None
+    wall_s: float
+
+
+def analyse_folders(request: AnalyseRequest, progress: Progress | None = None) -> AnalyseResult:
+    """Analyze adapter folders, and write the tables if the request names an output.
+
+    Raises:
+        TcLoraError: the request is wrong, an adapter is broken or unsupported, or the output exists; nothing is
+            written then.
+    """
+    told, start = progress or Silent(), time.monotonic()
+    _check_output(request)
+    adapters = _read(request, told)
+    told.begin("analyse")
+    analysis = _analyse(adapters, request.settings, told)
+    if request.out is not None:
+        # What is there has been checked: an empty folder, or an analysis that may be replaced.
+        with staged_folder(Path(request.out), overwrite=True) as staging:
+            fill_analysis_folder(analysis, staging, command=request.command)
+    wall_s = time.monotonic() - start
+    told.end("analyse", wall_s=wall_s, skipped=False)
+    return AnalyseResult(analysis, request.out, wall_s)
+
+
+def _analyse(adapters: Sequence[Adapter], settings: AnalysisSettings, told: Progress) -> Analysis:
+    plan = plan_merge(adapters)
+    names = _labels(plan.adapters)
+
+    def measure(group: ModuleGroup) -> Measured:
+        return measure_batch(stack_modules(plan.adapters, group), names, settings)
+
+    workers = resolve_workers(None, len(plan.groups))
+    return analyse_measured(
+        map_batches(measure, plan.groups, workers),
+        names,
+        settings,
+        on_progress=lambda done: told.step("analyse", done, plan.n_modules),
+    )
+
+
+def _read(request: AnalyseRequest, told: Progress) -> list[Adapter]:
+    adapters = [read_adapter(source) for source in _distinct(request.adapters)]
+    check_mergeable(adapters)
+    for warning in check_same_base(adapters):
+        told.note(warning)
+    if request.base is not None:
+        shapes = base_shapes(request.base)
+        for adapter in adapters:
+            check_against_base(adapter, shapes)
+    return adapters
+
+
+def _labels(adapters: Sequence[Adapter]) -> tuple[str, ...]:
+    """The adapters' names; where two share one, what the user typed for each."""
+    names = [adapter.name for adapter in adapters]
+    return tuple(
+        adapter.source.id if adapter.source and names.count(adapter.name) > 1 else adapter.name for adapter in adapters
+    )
+
+
+def _distinct(sources: Sequence[str]) -> Sequence[str]:
+    """Refuse one folder named twice: it would look like two adapters that agree."""
+    seen: dict[str, str] = {}
+    for source in sources:
+        key = str(Path(source).resolve()) if Path(source).exists() else source
+        if key in seen:
+            raise ConfigError(
+                "an adapter is named twice", where=source, found=f"also as {seen[key]}", do="name it once"
+            )
+        seen[key] = source
+    return sources
+
+
+def _check_output(request: AnalyseRequest) -> None:
+    """Refuse a place that is taken; with `overwrite`, one that holds anything but an analysis."""
+    if request.out is None:
+        return
+    out = Path(request.out)
+    holds = {path.name for path in out.iterdir()} if out.is_dir() and not out.is_symlink() else None
+    if holds == set() or (holds is None and not out.exists() and not out.is_symlink()):
+        return
+    if not request.overwrite:
+        raise OutputExistsError("the output exists", where=out, do="choose another place, or give --overwrite")
+    if holds is None or not holds <= set(ANALYSIS_FILES):
+        raise OutputExistsError(
+            "the output exists and is not an analysis alone, so it is not replaced",
+            where=out,
+            found=", ".join(sorted((holds or set()) - set(ANALYSIS_FILES))[:3]) or "no plain folder",
+            expected=f"a folder with no files but {', '.join(ANALYSIS_FILES)}",
+            do="choose another place, or remove it yourself",
+        )
