@@ -29,7 +29,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "records": {"pydantic", "yaml"},
     "config": {"pydantic", "yaml"},
     "adapters": {"safetensors", "huggingface_hub"},
-    "models": {"transformers"},
+    "models": {"transformers", "peft"},
     "execution": {"ray"},
     "data": {"datasets", "pyarrow"},
     "encoding": {"sentence_transformers", "sklearn", "scipy", "safetensors", "threadpoolctl"},
@@ -137,6 +137,7 @@ def loaded_after(statement: str) -> set[str]:
         ("import tclora", {"torch", "transformers", "ray", "jaxtyping"}),
         ("import tclora.cli", {"torch", "transformers", "ray", "jaxtyping"}),
         ("import tclora.pipeline.merge_folders", {"transformers", "peft", "ray", "sklearn", "jaxtyping"}),
+        ("import tclora.pipeline.analyse_folders", {"transformers", "peft", "ray", "sklearn", "jaxtyping"}),
     ],
 )
 def test_imports_stay_light(statement: str, absent: set[str]):

@@ -1,44 +1,25 @@
 """`tclora merge`, `check` and `methods` as other tools call them: files, JSON, exit statuses, error text."""
 
-import io
 import json
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
+from merge_command import last_json, tclora
 from stacks import dense, write_peft
 
 from tclora.adapters import read_adapter
-from tclora.cli.app import _status
 
 ENV = {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
-
-
-def tclora(*words: object) -> subprocess.CompletedProcess:
-    """The command line in this process: the same entry, without the seconds that starting Python costs."""
-    out, err = io.StringIO(), io.StringIO()
-    argv = ["tclora", *map(str, words)]
-    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", argv)
-        try:
-            status = _status([str(word) for word in words])
-        except SystemExit as stop:
-            status = stop.code
-    return subprocess.CompletedProcess(words, status or 0, out.getvalue(), err.getvalue())
 
 
 def tclora_process(*words: object, hash_seed: str = "0") -> subprocess.CompletedProcess:
     """The command line as a process of its own."""
     command = [sys.executable, "-c", "from tclora.cli import main; main()", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=ENV | {"PYTHONHASHSEED": hash_seed}, timeout=120)
-
-
-def last_json(done: subprocess.CompletedProcess) -> dict:
-    return json.loads(done.stdout.strip().split("\n")[-1])
 
 
 @pytest.fixture

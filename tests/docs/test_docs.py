@@ -10,7 +10,7 @@ import pytest
 import tclora.registry
 from tclora.adapters import read_adapter, write_adapter
 from tclora.cli.app import _status
-from tclora.config import load_config
+from tclora.config import config_kind, load_config, load_merge_file, read_yaml
 from tclora.merging import COMPONENT_RULES, MERGE_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,8 @@ def test_the_readmes_python_runs(adapters):
 def merge_commands() -> list[str]:
     texts = (README, (ROOT / "docs" / "commands.md").read_text())
     lines = [line.split("#")[0].strip() for text in texts for block in blocks(text, "sh") for line in block.split("\n")]
-    return [line for line in lines if line.startswith(("tclora merge A", "tclora check A", "tclora methods"))]
+    tried = ("tclora merge A", "tclora check A", "tclora analyse A", "tclora methods")
+    return [line for line in lines if line.startswith(tried)]
 
 
 def test_there_are_commands_to_try():
@@ -68,7 +69,15 @@ def test_every_rule_is_documented(rule):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_config_is_valid(path):
-    assert load_config(path).name
+    merge = config_kind(read_yaml(path), where=path.name) == "merge"
+    assert load_merge_file(path).adapters if merge else load_config(path).name
+
+
+def test_the_example_of_a_merge_runs(adapters):
+    with pytest.raises(SystemExit) as stop:
+        _status(["merge", str(ROOT / "examples" / "merge.yaml"), "-o", "merged", "--verify"])
+    assert not stop.value.code
+    assert read_adapter(adapters / "merged").shapes
 
 
 def test_doctests():

@@ -151,8 +151,8 @@ def test_self_weighted_keeps_a_private_adapter_whole_where_the_mean_shrinks_it()
     ("values", "said"),
     [
         ({"cp_rank": 0}, "cp_rank"),
-        ({"cp_rank": "many"}, "wrong type"),
-        ({"cp_rank": 2.5}, "wrong type"),
+        ({"cp_rank": "many"}, "no rule for CP ranks"),
+        ({"cp_rank": 2.5}, "no rule for CP ranks"),
         ({"cp_rank": True}, "wrong type"),
         ({"rule": "median"}, "no such value"),
         ({"shared_share": 2}, "shared_share"),

@@ -10,6 +10,7 @@ import traceback
 
 import typer
 
+from tclora.cli.analyse import analyse
 from tclora.cli.check import check
 from tclora.cli.merge import merge
 from tclora.cli.methods import methods
@@ -31,6 +32,7 @@ app.command()(run)
 register_stages(app)
 app.command()(merge)
 app.command()(check)
+app.command()(analyse)
 app.command()(methods)
 
 

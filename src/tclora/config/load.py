@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from tclora.config.schema import RunConfig
 from tclora.errors import ConfigError
 
-__all__ = ["apply_overrides", "dump_config", "load_config", "parse_yaml", "validate"]
+__all__ = ["apply_overrides", "dump_config", "load_config", "parse_yaml", "read_yaml", "validate"]
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -34,9 +35,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: names the file, the line or key, and the nearest known key.
     """
+    return validate(RunConfig, read_yaml(path, overrides), where=str(path))
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain keys of a YAML file, its variables filled in and `a.b=c` overrides applied."""
     data = parse_yaml(_read(path), where=str(path))
-    data = apply_overrides(_expand(data, str(path)), overrides)
-    return validate(RunConfig, data, where=str(path))
+    return apply_overrides(_expand(data, str(path)), overrides)
 
 
 def parse_yaml(text: str, *, where: str = "YAML") -> dict[str, Any]:
@@ -74,7 +79,7 @@ def validate(kind: type[Settings], data: Mapping[str, Any], *, where: str) -> Se
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(top)"
         raise ConfigError(
-            f"{first['msg']}: {key}",
+            f"{first['msg'].removeprefix('Value error, ')}: {key}",
             where=where,
             found=repr(first.get("input"))[:200],
             do=_suggestion(kind, first),
@@ -189,12 +194,17 @@ def _suggestion(kind: type[BaseModel], fault: Any) -> str | None:
 
 def _fields_at(kind: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
-        field = kind.model_fields.get(part)
+        field = next((field for name, field in kind.model_fields.items() if part in _spellings(name, field)), None)
         inner = _model_in(field.annotation) if field else None
         if inner is None:
             break
         kind = inner
     return list(kind.model_fields)
+
+
+def _spellings(name: str, field: FieldInfo) -> list[str]:
+    alias = field.validation_alias
+    return [name, *(str(choice) for choice in alias.choices)] if isinstance(alias, AliasChoices) else [name]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

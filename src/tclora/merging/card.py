@@ -4,12 +4,9 @@ The text depends on the request and its result only, not on the time or the mach
 the same bytes.
 """
 
-from dataclasses import asdict
-from typing import Any, cast
-
 from tclora.errors import printable
 from tclora.merging.merge import MergeResult
-from tclora.merging.method import MERGE_METHODS
+from tclora.merging.method import MERGE_METHODS, recorded_params
 
 __all__ = ["merge_card"]
 
@@ -34,7 +31,7 @@ def merge_card(result: MergeResult, *, dtype: str, command: str | None = None) -
         "|---|---|---|--:|---|",
         *_sources(result),
     ]
-    notes = [f"- {_text(note)}" for note in result.plan.notes]
+    notes = [f"- {_text(note)}" for note in result.notes]
     lines += ["", "## Notes", "", *notes] if notes else []
     lines += ["", "## Command", "", "```", printable(command).replace("`", "'"), "```"] if command else []
     return "\n".join(lines) + "\n"
@@ -47,7 +44,7 @@ def _front_matter(result: MergeResult) -> list[str]:
 
 
 def _facts(result: MergeResult, dtype: str) -> dict[str, object]:
-    params = ", ".join(f"{key}={value}" for key, value in asdict(cast(Any, result.params)).items())
+    params = ", ".join(f"{key}={value}" for key, value in recorded_params(result.params).items())
     return {
         "base model": result.adapter.base_model or "not stated by the adapters",
         "base revision": result.adapter.base_revision or "not stated by the adapters",
@@ -62,7 +59,7 @@ def _facts(result: MergeResult, dtype: str) -> dict[str, object]:
 
 
 def _sources(result: MergeResult) -> list[str]:
-    rows = zip(result.plan.adapters, result.plan.adapter_weights, result.plan.digests, strict=True)
+    rows = zip(result.plan.adapters, result.plan.adapter_weights, result.digests, strict=True)
     return [
         f"| {_text(adapter.name)} | {_text(adapter.source.id if adapter.source else 'in memory')} "
         f"| {_text((adapter.source.revision if adapter.source else None) or '–')} | {weight:.6g} | `{digest}` |"

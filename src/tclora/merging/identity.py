@@ -18,27 +18,27 @@ IDENTITY_TOLERANCE = 1e-6
 
 
 def identity_error(stack: ModuleStack, method: MergeFunction, params: Params, turn: int) -> float:
-    """Largest relative distance, over the stack's modules, of one adapter to what the method makes of it alone.
+    """Relative distance of one adapter to what the method makes of it alone, in one module of the stack by turns.
 
     Raises:
         NumericalError: it exceeds 1e-6: the merge must not be trusted.
     """
     present = [i for i, rank in enumerate(stack.ranks) if rank > 0]
     i = present[turn % len(present)]
-    block = stack.blocks()[i]
-    alone = ModuleStack(stack.names, stack.out_stack[:, :, block], stack.in_stack[:, :, block], (stack.ranks[i],))
-    weight = torch.ones(stack.m, 1, dtype=torch.float64, device=stack.out_stack.device)
+    block, j = stack.blocks()[i], slice(turn % stack.m, turn % stack.m + 1)
+    alone = ModuleStack(stack.names[j], stack.out_stack[j, :, block], stack.in_stack[j, :, block], (stack.ranks[i],))
+    weight = torch.ones(1, 1, dtype=torch.float64, device=stack.out_stack.device)
     holding = params.holding(stack.ranks[i])
     if holding is None:
         # No setting of this method gives one adapter back; reading, stacking and the two sides are proven all the same.
         method, holding = mean, MeanParams()
     merged = method(alone, holding, weight).delta
-    back = LowRankDelta(stack.names, merged.lora_b.float(), merged.lora_a.float())
+    back = LowRankDelta(alone.names, merged.lora_b.float(), merged.lora_a.float())
     error = float(relative_distance(back, LowRankDelta(alone.names, alone.out_stack, alone.in_stack.mT)).max())
     if not error <= IDENTITY_TOLERANCE:
         raise NumericalError(
             "the identity check failed: one adapter at weight 1 did not come back",
-            where=stack.names[0],
+            where=alone.names[0],
             found=f"relative distance {error:.2e}",
             expected=f"at most {IDENTITY_TOLERANCE:.0e}",
             do="report this with the adapters: the method is wrong for them",

@@ -9,19 +9,20 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
-import torch
-
-from tclora.adapters import Adapter, LoraFactors, make_adapter
+from tclora.adapters import Adapter, ModuleShape, check_mergeable, weights_digest
 from tclora.algebra import ModuleStack
-from tclora.errors import ConfigError, MissingExtraError
-from tclora.merging.identity import identity_error
-from tclora.merging.method import MERGE_METHODS, MergedStack, MergeFunction, Params, default_weight, parse_params
-from tclora.merging.plan import MergePlan, ModuleGroup, plan_merge, stack_modules
-from tclora.merging.weights import resolve_weights
+from tclora.merging.engine import MergedGroup, merge_groups, resolve_device, resolve_workers
+from tclora.merging.method import MERGE_METHODS, Params, recorded_params
+from tclora.merging.plan import MergePlan, plan_merge, stack_modules, with_params
+from tclora.merging.settings import Override, resolve_settings
+from tclora.merging.spool import FactorSpool
 from tclora.records import MergeRecord
 
 __all__ = ["MergeResult", "merge_adapters", "merge_record"]
@@ -32,13 +33,15 @@ class MergeResult:
     """One merged adapter and what is known of it.
 
     `relative_error` is that of the method's model over all modules; `identity_error` the largest distance found by the
-    identity check; `modules` the figures of each module; `plan` the adapters in canonical order with their digests.
+    identity check; `modules` the figures of each module; `plan` the adapters in canonical order and what held for each
+    module; `digests` the sha256 of each adapter's weights in that order. `params` are those that held for most modules.
     """
 
     adapter: Adapter
     method: str
     params: Params
     plan: MergePlan
+    digests: tuple[str, ...]
     scale: float
     relative_error: float
     identity_error: float
@@ -50,15 +53,23 @@ class MergeResult:
         """The largest rank over the modules."""
         return max(shape.r for shape in self.adapter.shapes.values())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the adapters say of themselves, and which of them hold the same weights."""
+        return self.plan.notes(self.digests)
+
 
 def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all but the data is keyword-only
     adapters: Sequence[Adapter],
     method: str = "tc_lora",
     *,
     params: Params | Mapping[str, object] | None = None,
-    adapter_weights: Sequence[float] | None = None,
+    adapter_weights: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     scale: float = 1.0,
+    overrides: Sequence[Override] = (),
     device: str = "cpu",
+    workers: int | None = None,
+    spool: Path | None = None,
     name: str = "merged",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> MergeResult:
@@ -66,33 +77,49 @@ def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all bu
 
     Args:
         params: the method's parameter class, or plain values for it; None takes its defaults.
-        adapter_weights: one per adapter, used as given; None takes the method's own: `1 / n` each for most.
+        adapter_weights: one per adapter, used as given, or such a list per module; None takes the method's own, `1 / n`
+            each for most.
         scale: multiplies the merged delta.
+        overrides: other weights, parameters or scale for the modules that a pattern means; later ones win.
+        device: `cpu`, `cuda` or `auto`.
+        workers: batches of modules worked on at a time; None takes the number of cores. Any number gives the same bits.
+        spool: a file that holds the merged factors while the merge runs, which then cost no memory; the result reads
+            from it, so it must outlive the result. None keeps them in memory.
         on_progress: called with modules done and modules in all.
 
     Raises:
-        ConfigError: weights, scale or parameters are out of range.
+        ConfigError: weights, scale or parameters are out of range, or an override means no module.
         AdapterError, AdapterMismatchError: an adapter is damaged, or two do not belong together.
         NumericalError: the identity check failed.
     """
     start = time.monotonic()
-    if not math.isfinite(scale):
-        raise ConfigError("the scale is not a finite number", found=scale)
-    settings = params if params is not None and not isinstance(params, Mapping) else parse_params(method, params or {})
-    if adapter_weights is None:
-        adapter_weights = [default_weight(method, len(adapters))] * len(adapters)
-    plan = plan_merge(adapters, resolve_weights(len(adapters), adapter_weights))
-    merged = _Merged()
-    function = MERGE_METHODS[method]
-    for turn, group in enumerate(plan.groups):
-        _merge_group(group, plan, function, settings, (scale, turn, resolve_device(device)), merged)
-        if on_progress:
-            on_progress(len(merged.modules), plan.n_modules)
+    check_mergeable(adapters)
+    settings = resolve_settings(
+        sorted({path for adapter in adapters for path in adapter.shapes}),
+        method,
+        len(adapters),
+        params=params,
+        adapter_weights=adapter_weights,
+        scale=scale,
+        overrides=overrides,
+    )
+    plan = _prepared(plan_merge(adapters, settings), method)
+    merged = _Merged(spool)
+    with ThreadPoolExecutor(1) as background:
+        # Digests are for the record; reading the files in order also warms them for the batches.
+        digests = background.map(weights_digest, plan.adapters)
+        workers = resolve_workers(workers, len(plan.groups))
+        for group in merge_groups(plan, MERGE_METHODS[method], device=resolve_device(device), workers=workers):
+            merged.add(group)
+            if on_progress:
+                on_progress(len(merged.modules), plan.n_modules)
+        digests = tuple(digests)
     return MergeResult(
         adapter=_as_adapter(name, merged, plan),
         method=MERGE_METHODS.entry(method).name,
-        params=settings,
+        params=_usual_params(plan),
         plan=plan,
+        digests=digests,
         scale=scale,
         relative_error=math.sqrt(merged.lost / merged.whole) if merged.whole > 0 else 0.0,
         identity_error=merged.identity_error,
@@ -105,7 +132,7 @@ def merge_record(result: MergeResult, *, dtype: str, out: str | None) -> MergeRe
     """The result as a record, adapters in canonical order."""
     return MergeRecord(
         method=result.method,
-        params=asdict(cast(Any, result.params)),
+        params=recorded_params(result.params),
         n_adapters=len(result.plan.adapters),
         n_modules=result.plan.n_modules,
         out_rank=result.out_rank,
@@ -119,7 +146,7 @@ def merge_record(result: MergeResult, *, dtype: str, out: str | None) -> MergeRe
         peak_bytes=peak_bytes(),
         out=out,
         modules=result.modules,
-        notes=result.plan.notes,
+        notes=result.notes,
     )
 
 
@@ -129,64 +156,60 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def resolve_device(device: str) -> torch.device:
-    """`auto` takes CUDA where it is; naming `cuda` where it is not is refused."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError("there is no such device", found=device, expected="auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingExtraError("CUDA was asked for and is not available", do="use --device auto or cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 class _Merged:
     """What the batches add up to while a merge runs."""
 
-    def __init__(self):
-        self.factors: dict[str, LoraFactors] = {}
+    def __init__(self, spool: Path | None):
+        self.factors = FactorSpool(spool)
         self.modules: dict[str, dict[str, object]] = {}
         self.kinds: dict[str, str] = {}
         self.lost = self.whole = self.identity_error = 0.0
 
-
-def _merge_group(
-    group: ModuleGroup,
-    plan: MergePlan,
-    function: MergeFunction,
-    params: Params,
-    context: tuple[float, int, torch.device],
-    merged: _Merged,
-) -> None:
-    scale, turn, device = context
-    stack = stack_modules(plan.adapters, group)
-    stack = replace(stack, out_stack=stack.out_stack.to(device), in_stack=stack.in_stack.to(device))
-    weights = torch.tensor(plan.adapter_weights, dtype=torch.float64, device=device).expand(len(group.names), -1)
-    result = function(stack, params, weights)
-    merged.identity_error = max(merged.identity_error, identity_error(stack, function, params, turn))
-    merged.lost += float((result.relative_error * result.size).square().sum())
-    merged.whole += float(result.size.square().sum())
-    _store(group, stack, result, scale, merged)
+    def add(self, group: MergedGroup) -> None:
+        for module, factors in group.factors.items():
+            self.factors.add(module, factors)
+            self.kinds[module] = group.kind
+        self.modules.update(group.modules)
+        self.lost, self.whole = self.lost + group.lost, self.whole + group.whole
+        self.identity_error = max(self.identity_error, group.identity_error)
 
 
-def _store(group: ModuleGroup, stack: ModuleStack, result: MergedStack, scale: float, merged: _Merged) -> None:
-    # The scale is split evenly, like every other factor, so that half precision loses least.
-    root = math.sqrt(abs(scale))
-    lora_b = (result.delta.lora_b * math.copysign(root, scale)).float().cpu()
-    lora_a = (result.delta.lora_a * root).float().cpu()
-    errors = result.relative_error.tolist()
-    for j, name in enumerate(group.names):
-        merged.factors[name] = LoraFactors(lora_a=lora_a[j].contiguous(), lora_b=lora_b[j].contiguous())
-        merged.modules[name] = {"relative_error": errors[j], "rank": lora_a.shape[1], **result.diagnostics[j]}
-        merged.kinds[name] = group.kind
+def _prepared(plan: MergePlan, method: str) -> MergePlan:
+    """Let a method that settles its parameters over all modules look at them first."""
+    prepare = cast(Any, MERGE_METHODS.entry(method).facts.get("prepare"))
+    if prepare is None:
+        return plan
+    settled: dict[str, Params] = {}
+    for params in {id(group.params): group.params for group in plan.groups}.values():
+        groups = [group for group in plan.groups if group.params is params]
+
+        def stacks(groups=groups) -> Iterator[ModuleStack]:
+            return (stack_modules(plan.adapters, group) for group in groups)
+
+        found = prepare(stacks, params)
+        names = [module for group in groups for module in group.names]
+        settled.update(found if isinstance(found, Mapping) else dict.fromkeys(names, found))
+    return with_params(plan, settled)
+
+
+def _usual_params(plan: MergePlan) -> Params:
+    counts: dict[int, int] = {}
+    for setting in plan.settings.values():
+        counts[id(setting.params)] = counts.get(id(setting.params), 0) + 1
+    return max((s.params for s in plan.settings.values()), key=lambda params: counts[id(params)])
 
 
 def _as_adapter(name: str, merged: _Merged, plan: MergePlan) -> Adapter:
     bases = {adapter.base_model: adapter for adapter in plan.adapters if adapter.base_model}
     # Sources that disagree are warned about by name elsewhere; the record keeps the first, by name.
     first = bases[min(bases)] if bases else plan.adapters[0]
-    return make_adapter(
+    shapes = {
+        module: ModuleShape(*merged.factors.ranks[module], cast(Any, merged.kinds[module])) for module in merged.factors
+    }
+    return Adapter(
         name,
-        {module: merged.factors[module] for module in sorted(merged.factors)},
-        embeddings=[module for module, kind in merged.kinds.items() if kind == "embedding"],
+        merged.factors,
+        MappingProxyType(shapes),
         base_model=first.base_model,
         base_revision=first.base_revision,
         task_type=first.task_type,

@@ -4,6 +4,7 @@ A method takes a `ModuleStack` (modules of one shape, adapters side by side), it
 and adapter, and returns one low-rank update per module. It never sees files, names of adapters or the base model.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -27,6 +28,8 @@ __all__ = [
     "default_params",
     "default_weight",
     "parse_params",
+    "parse_values",
+    "recorded_params",
 ]
 
 
@@ -71,9 +74,14 @@ MERGE_METHODS: Registry[MergeFunction] = Registry("merge method")
 """Every merge method. Facts: `params` (its class), `needs`, `leaves`, `cost`, and where they differ from the usual:
 
 `default_weight`: the weight of each adapter when none is given, `"mean"` (1 / n, the usual) or `"one"` (1 each: methods
-whose published form adds or normalizes by itself). `breaks`: which of the invariances of the contract the method lacks, as a
-tuple of `gauge` (how an adapter is factored), `scale` (ten times the adapters, ten times the result), `equal` (equal
-adapters at 1 / n merge to one of them), `alone` (one adapter at weight 1, at default parameters, comes back).
+whose published form adds or normalizes by itself). `prepare`: a function of all stacks and the parameters, for what a
+method must know of all modules first. `breaks`: which of the invariances of the contract the method lacks, as a tuple
+of `gauge` (how an adapter is factored), `scale` (ten times the adapters, ten times the result), `equal` (equal adapters
+at 1 / n merge to one of them), `alone` (one adapter at weight 1, at default parameters, comes back). `learns`: the
+function that learns weights or statistics from examples first (`tclora.merging.learning`); with it `labelled`, whether
+the examples need responses, and `statistics`, true where the method cannot run without what was learned.
+`most_adapters`: how many adapters it takes, where that is limited. `equal_ranks`: true where those that have a module
+must have it at one rank.
 """
 
 
@@ -94,6 +102,22 @@ def parse_params(method: str, values: Mapping[str, object]) -> Params:
         ConfigError: a name is unknown (the nearest is suggested), a value has the wrong type or range.
     """
     kind = typing.cast(type, MERGE_METHODS.entry(method).facts["params"])
+    return kind(**parse_values(method, values))
+
+
+def recorded_params(params: Params) -> dict[str, object]:
+    """The parameters as plain values, for records; fields marked as not recorded (learned tensors) are left out."""
+    fields = dataclasses.fields(typing.cast(Any, params))
+    return {item.name: getattr(params, item.name) for item in fields if item.metadata.get("recorded", True)}
+
+
+def parse_values(method: str, values: Mapping[str, object]) -> dict[str, object]:
+    """Some of a method's parameters from plain values, each of its type; their ranges are the class's to check.
+
+    Raises:
+        ConfigError: a name is unknown (the nearest is suggested), or a value has the wrong type.
+    """
+    kind = typing.cast(type, MERGE_METHODS.entry(method).facts["params"])
     hints = typing.get_type_hints(kind)
     known = [field.name for field in dataclasses.fields(kind)]
     for name in values:
@@ -104,22 +128,37 @@ def parse_params(method: str, values: Mapping[str, object]) -> Params:
                 expected=", ".join(known) or "no parameters",
                 do=f"did you mean '{near[0]}'?" if near else "see `tclora methods`",
             )
-    return kind(**{name: _value(method, name, hints[name], value) for name, value in values.items()})
+    return {name: _value(method, name, hints[name], value) for name, value in values.items()}
 
 
 def _value(method: str, name: str, hint: Any, value: object) -> object:
-    if isinstance(hint, types.UnionType):
-        if value is None or value == "none":
-            return None
-        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
-    if typing.get_origin(hint) is typing.Literal:
-        return _choice(method, name, typing.get_args(hint), value)
-    try:
-        return _number(hint, value)
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"the parameter '{name}' of '{method}' is of the wrong type", found=repr(value), expected=hint.__name__
-        ) from None
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if type(None) in kinds and (value is None or value == "none"):
+        return None
+    per_adapter = [kind for kind in kinds if typing.get_origin(kind) is tuple]
+    single = [kind for kind in kinds if kind is not type(None) and kind not in per_adapter]
+    parts = _parts(value) if per_adapter else None
+    if per_adapter and (parts is not None or not single):
+        # `tuple[float, ...]`: one value per adapter.
+        item = typing.get_args(per_adapter[0])[0]
+        return tuple(_value(method, name, item, part) for part in ([value] if parts is None else parts))
+    if typing.get_origin(single[0]) is typing.Literal:
+        return _choice(method, name, typing.get_args(single[0]), value)
+    for hint in single:
+        with contextlib.suppress(TypeError, ValueError):
+            return _number(hint, value)
+    raise ConfigError(
+        f"the parameter '{name}' of '{method}' is of the wrong type",
+        found=repr(value),
+        expected=" or ".join(getattr(hint, "__name__", str(hint)) for hint in single),
+    )
+
+
+def _parts(value: object) -> list[object] | None:
+    """The values of a list, or of text with commas; None where it is one value."""
+    if isinstance(value, str) and "," in value:
+        return [part.strip() for part in value.split(",")]
+    return list(value) if isinstance(value, list | tuple) else None
 
 
 def _choice(method: str, name: str, choices: tuple[str, ...], value: object) -> str:

@@ -1,56 +1,71 @@
-"""Which modules are merged together: batches of one shape, in bounded memory, in an order that depends on content only.
+"""Which modules are merged together: batches of one shape and one setting, in an order that depends on content only.
 
-Adapters are put in the order of their weights' digests before anything is computed, so the order in which a user names
-them, the hash seed and the process cannot change a bit of the result.
+Adapters are put in the order of their weights before anything is computed, so the order in which a user names them,
+the hash seed and the process cannot change a bit of the result. Batches are small: memory is bounded by those at work.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
 
 import torch
 
-from tclora.adapters import Adapter, ModuleShape, check_mergeable, weights_digest
-from tclora.algebra import ModuleStack
+from tclora.adapters import Adapter, ModuleShape, check_mergeable, content_key, copy_factors, weights_digest
+from tclora.algebra import ModuleStack, blocks_of
 from tclora.errors import ConfigError
+from tclora.merging.method import Params
+from tclora.merging.settings import ModuleSettings
 
-__all__ = ["MergePlan", "ModuleGroup", "plan_merge", "stack_modules"]
+__all__ = ["MergePlan", "ModuleGroup", "plan_merge", "stack_modules", "with_params"]
 
-# Doubles held at once by one batch: stacks, bases and their copies while they are orthogonalized.
-_GROUP_BYTES = 400_000_000
-_COPIES = 6
+# Bytes of one batch's stacks, and the copies of them that a method may hold at once.
+_GROUP_BYTES = 200_000_000
+_COPIES = 2
+# Enough to share the overhead of a call, few enough to leave work for every worker.
+_MOST_MODULES = 8
 
 
 @dataclass(frozen=True)
 class ModuleGroup:
-    """Modules of one shape and one pattern of ranks."""
+    """Modules of one shape, one pattern of ranks and one setting of the method's parameters."""
 
     names: tuple[str, ...]
     d_out: int
     d_in: int
     kind: str
     ranks: tuple[int, ...]
+    params: Params | None = None
 
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Adapters in canonical order, their weights, and the batches of modules."""
+    """Adapters in canonical order, what holds for each module in that order, and the batches of modules.
+
+    `order[k]` is the caller's place of the adapter that is `k`-th here. `settings` is empty where none were given.
+    """
 
     adapters: tuple[Adapter, ...]
-    digests: tuple[str, ...]
-    adapter_weights: tuple[float, ...]
+    order: tuple[int, ...]
     groups: tuple[ModuleGroup, ...]
+    settings: Mapping[str, ModuleSettings] = field(default_factory=dict)
 
     @property
     def n_modules(self) -> int:
         return sum(len(group.names) for group in self.groups)
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def adapter_weights(self) -> tuple[float, ...]:
+        """The weights that hold for most modules."""
+        seen: dict[tuple[float, ...], int] = {}
+        for setting in self.settings.values():
+            seen[setting.adapter_weights] = seen.get(setting.adapter_weights, 0) + 1
+        return max(seen, key=lambda weights: seen[weights])
+
+    def notes(self, digests: Sequence[str]) -> tuple[str, ...]:
         """What the adapters say of themselves, and which of them hold the same weights."""
         said = [f"{adapter.name}: {note}" for adapter in self.adapters for note in adapter.notes]
-        # Equal digests are neighbors in canonical order.
-        pairs = zip(pairwise(self.adapters), pairwise(self.digests), strict=True)
+        # Equal weights are neighbors in canonical order.
+        pairs = zip(pairwise(self.adapters), pairwise(digests), strict=True)
         said += [
             f"{first.name} and {second.name} hold the same weights and count as two adapters"
             for (first, second), (left, right) in pairs
@@ -59,8 +74,11 @@ class MergePlan:
         return tuple(said)
 
 
-def plan_merge(adapters: Sequence[Adapter], adapter_weights: Sequence[float]) -> MergePlan:
-    """Check that the adapters belong together and lay out the work. Reads no tensor data but for the digests.
+def plan_merge(adapters: Sequence[Adapter], settings: Mapping[str, ModuleSettings] | None = None) -> MergePlan:
+    """Check that the adapters belong together and lay out the work. Reads little tensor data.
+
+    Args:
+        settings: what holds for each module, for the adapters in the caller's order.
 
     Raises:
         ConfigError: there are no adapters.
@@ -69,32 +87,61 @@ def plan_merge(adapters: Sequence[Adapter], adapter_weights: Sequence[float]) ->
     if not adapters:
         raise ConfigError("there is nothing to merge", expected="at least one adapter", do="name adapter folders")
     check_mergeable(adapters)
-    digests = [weights_digest(adapter) for adapter in adapters]
-    order = sorted(range(len(adapters)), key=lambda i: (digests[i], adapter_weights[i], adapters[i].name))
+    order = _canonical_order(adapters, settings or {})
     ordered = tuple(adapters[i] for i in order)
-    return MergePlan(
-        ordered, tuple(digests[i] for i in order), tuple(adapter_weights[i] for i in order), _groups(ordered)
-    )
+    turned = {name: setting.in_order(order) for name, setting in (settings or {}).items()}
+    turned = _share_params(turned, settings or {})
+    return MergePlan(ordered, order, _groups(ordered, {name: s.params for name, s in turned.items()}), turned)
+
+
+def with_params(plan: MergePlan, params: Mapping[str, Params]) -> MergePlan:
+    """The same plan with other parameters for each module."""
+    settings = {
+        name: ModuleSettings(setting.adapter_weights, params[name], setting.scale)
+        for name, setting in plan.settings.items()
+    }
+    return MergePlan(plan.adapters, plan.order, _groups(plan.adapters, params), settings)
 
 
 def stack_modules(adapters: Sequence[Adapter], group: ModuleGroup) -> ModuleStack:
     """Read the group's factors and set them side by side; a missing module is a block of no columns."""
-    factors = {name: [a.modules[name] if name in a.shapes else None for a in adapters] for name in group.names}
-    wide = any(f is not None and f.lora_a.dtype == torch.float64 for row in factors.values() for f in row)
-    dtype = torch.float64 if wide else torch.float32
-    out_stack = torch.zeros(len(group.names), group.d_out, sum(group.ranks), dtype=dtype)
-    in_stack = torch.zeros(len(group.names), group.d_in, sum(group.ranks), dtype=dtype)
-    for j, name in enumerate(group.names):
-        start = 0
-        for rank, factor in zip(group.ranks, factors[name], strict=True):
-            if factor is not None:
-                out_stack[j, :, start : start + rank] = factor.lora_b
-                in_stack[j, :, start : start + rank] = factor.lora_a.mT
-            start += rank
-    return ModuleStack(group.names, out_stack, in_stack, group.ranks)
+    m, total_rank = len(group.names), sum(group.ranks)
+    doubles = (a.shapes[name].is_double for a in adapters for name in group.names if name in a.shapes)
+    dtype = torch.float64 if any(doubles) else torch.float32
+    out_stack = torch.empty(m, group.d_out, total_rank, dtype=dtype)
+    # Rows of lora_a stay rows; the stack is a view of them.
+    in_rows = torch.empty(m, total_rank, group.d_in, dtype=dtype)
+    for adapter, block in zip(adapters, blocks_of(group.ranks), strict=True):
+        if block.stop > block.start:
+            for j, name in enumerate(group.names):
+                copy_factors(adapter.modules, name, out_stack[j, :, block], in_rows[j, block])
+    return ModuleStack(group.names, out_stack, in_rows.mT, group.ranks)
 
 
-def _groups(adapters: Sequence[Adapter]) -> tuple[ModuleGroup, ...]:
+def _canonical_order(adapters: Sequence[Adapter], settings: Mapping[str, ModuleSettings]) -> tuple[int, ...]:
+    """By content; full digests are taken only where the quick keys of two adapters agree."""
+    keys = [content_key(adapter) for adapter in adapters]
+    weights = [tuple(settings[name].adapter_weights[i] for name in sorted(settings)) for i in range(len(adapters))]
+    order: list[int] = []
+    for _, alike in groupby(sorted(range(len(adapters)), key=lambda i: keys[i]), key=lambda i: keys[i]):
+        places = list(alike)
+        digests = {i: weights_digest(adapters[i]) if len(places) > 1 else "" for i in places}
+        order += sorted(places, key=lambda i: (digests[i], weights[i], adapters[i].name))
+    return tuple(order)
+
+
+def _share_params(
+    turned: dict[str, ModuleSettings], settings: Mapping[str, ModuleSettings]
+) -> dict[str, ModuleSettings]:
+    """Let modules that shared one params object share one again: groups are told apart by it."""
+    kept: dict[int, Params] = {}
+    return {
+        name: ModuleSettings(s.adapter_weights, kept.setdefault(id(settings[name].params), s.params), s.scale)
+        for name, s in turned.items()
+    }
+
+
+def _groups(adapters: Sequence[Adapter], params: Mapping[str, Params]) -> tuple[ModuleGroup, ...]:
     shapes: dict[str, ModuleShape] = {}
     for adapter in adapters:
         for name, shape in adapter.shapes.items():
@@ -103,15 +150,15 @@ def _groups(adapters: Sequence[Adapter]) -> tuple[ModuleGroup, ...]:
     for name in sorted(shapes):
         shape = shapes[name]
         ranks = tuple(a.shapes[name].r if name in a.shapes else 0 for a in adapters)
-        by_key.setdefault((shape.d_out, shape.d_in, shape.kind, ranks), []).append(name)
+        by_key.setdefault((shape.d_out, shape.d_in, shape.kind, ranks, id(params.get(name))), []).append(name)
     return tuple(
-        ModuleGroup(tuple(part), d_out, d_in, kind, ranks)
-        for (d_out, d_in, kind, ranks), names in by_key.items()
+        ModuleGroup(tuple(part), d_out, d_in, kind, ranks, params.get(part[0]))
+        for (d_out, d_in, kind, ranks, _), names in by_key.items()
         for part in _parts(names, d_out, d_in, sum(ranks))
     )
 
 
 def _parts(names: list[str], d_out: int, d_in: int, total_rank: int) -> list[list[str]]:
-    module_bytes = 8 * _COPIES * total_rank * (d_out + d_in)
-    size = max(1, _GROUP_BYTES // module_bytes)
+    module_bytes = 4 * _COPIES * total_rank * (d_out + d_in)
+    size = max(1, min(_MOST_MODULES, _GROUP_BYTES // module_bytes))
     return [names[start : start + size] for start in range(0, len(names), size)]

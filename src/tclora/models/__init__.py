@@ -1,10 +1,13 @@
 """The door to transformers: one frozen base model, its prompts, its losses and answers, adapters hooked on."""
 
 from tclora.models.base import BUNDLED, BUNDLED_NAME, Base, bundled_base_path, load_base, local_base_path
+from tclora.models.entropy import scored_everywhere, token_entropies
 from tclora.models.fingerprint import base_files_digest
 from tclora.models.generation import greedy_answers
 from tclora.models.hidden import mean_hidden_states
 from tclora.models.hooks import attached
+from tclora.models.inputs import module_inputs
+from tclora.models.peft_forward import ForwardCheck, compare_forward
 from tclora.models.scoring import (
     TokenBatch,
     batches_by_length,
@@ -23,29 +26,37 @@ from tclora.models.tokens import (
     tokenize_prompt,
     tokenize_text,
 )
+from tclora.models.weighted_hooks import WeightsOf, attached_together
 
 __all__ = [
     "BUNDLED",
     "BUNDLED_NAME",
     "Base",
     "ExampleLike",
+    "ForwardCheck",
     "Template",
     "TokenBatch",
     "Tokens",
+    "WeightsOf",
     "attached",
+    "attached_together",
     "attention_targets",
     "base_files_digest",
     "batches_by_length",
     "bundled_base_path",
     "collate",
+    "compare_forward",
     "greedy_answers",
     "load_base",
     "local_base_path",
     "max_pass_tokens",
     "mean_hidden_states",
+    "module_inputs",
     "prompt_text",
     "resolve_targets",
     "response_losses",
+    "scored_everywhere",
+    "token_entropies",
     "token_losses",
     "tokenize_example",
     "tokenize_pair",

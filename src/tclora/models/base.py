@@ -17,7 +17,7 @@ from tclora.config import BaseModelConfig
 from tclora.errors import ConfigError, MissingExtraError
 from tclora.models.template import Template, choose_template
 
-__all__ = ["BUNDLED", "BUNDLED_NAME", "Base", "bundled_base_path", "load_base", "local_base_path"]
+__all__ = ["BUNDLED", "BUNDLED_NAME", "Base", "bundled_base_path", "load_base", "local_base_path", "quiet_loading"]
 
 BUNDLED = "bundled"
 BUNDLED_NAME = "tclora/seed-lm"
@@ -137,7 +137,7 @@ def _from_pretrained(config: BaseModelConfig, dtype: torch.dtype) -> tuple[Any, 
     }
     options = {key: value for key, value in options.items() if value is not None}
     try:
-        with _quiet():
+        with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and its own, by the file at fault
@@ -157,7 +157,7 @@ def _load_error(path: str, error: Exception) -> ConfigError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     # A library shows no progress bars of its own accord; the caller's choice is put back afterwards.
     from transformers.utils import logging
 

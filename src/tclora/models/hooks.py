@@ -16,7 +16,7 @@ from tclora.adapters import Adapter, LoraFactors
 from tclora.errors import AdapterMismatchError
 from tclora.models.base import Base
 
-__all__ = ["attached"]
+__all__ = ["attached", "module_pairs"]
 
 
 @contextmanager
@@ -29,14 +29,19 @@ def attached(base: Base, adapter: Adapter) -> Iterator[Base]:
         AdapterMismatchError: the adapter names a module that the base lacks, or one of another shape. Raised before
             anything is attached.
     """
-    hooks = [(module, _hook(module, factors)) for module, factors in _pairs(base, adapter)]
+    hooks = [(module, _hook(module, factors)) for module, factors in module_pairs(base, adapter)]
     with ExitStack() as stack:
         for module, hook in hooks:
             stack.callback(module.register_forward_hook(hook).remove)
         yield base
 
 
-def _pairs(base: Base, adapter: Adapter) -> list[tuple[Any, LoraFactors]]:
+def module_pairs(base: Base, adapter: Adapter) -> list[tuple[Any, LoraFactors]]:
+    """The base's module and the factors of each of the adapter's modules, in the adapter's order.
+
+    Raises:
+        AdapterMismatchError: as `attached`.
+    """
     modules = dict(base.model.named_modules())
     pairs = []
     for name, factors in adapter.modules.items():

@@ -19,7 +19,15 @@ from tclora.models.base import Base
 from tclora.models.tokens import Tokens
 from tclora.shapes import Bool, Float, Int
 
-__all__ = ["TokenBatch", "batches_by_length", "collate", "max_pass_tokens", "response_losses", "token_losses"]
+__all__ = [
+    "TokenBatch",
+    "batches_by_length",
+    "collate",
+    "max_pass_tokens",
+    "response_losses",
+    "scored_logits",
+    "token_losses",
+]
 
 _MAX_LOGITS = 2**25
 """Logits made at once while scoring: 128 MiB in float32, whatever the vocabulary."""
@@ -75,7 +83,7 @@ def collate(tokens: Sequence[Tokens], *, device: torch.device) -> TokenBatch:
 def token_losses(base: Base, batch: TokenBatch) -> Float[Tensor, " n_response"]:
     """Cross-entropy of each response token, row by row, in nats and float32; differentiable."""
     targets = batch.ids[:, 1:][batch.scored]
-    logits = _logits(base, batch)(slice(None))
+    logits = scored_logits(base, batch)(slice(None))
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
@@ -106,7 +114,7 @@ def response_losses(base: Base, tokens: Sequence[Tokens], *, batch_size: int) ->
 
 def _losses_in_chunks(base: Base, batch: TokenBatch) -> Float[Tensor, " n_response"]:
     targets = batch.ids[:, 1:][batch.scored]
-    logits = _logits(base, batch)
+    logits = scored_logits(base, batch)
     step = max(1, _MAX_LOGITS // base.model.config.get_text_config().vocab_size)
     chunks = [slice(start, start + step) for start in range(0, len(targets), step)]
     losses = [
@@ -115,7 +123,7 @@ def _losses_in_chunks(base: Base, batch: TokenBatch) -> Float[Tensor, " n_respon
     return torch.cat(losses)
 
 
-def _logits(base: Base, batch: TokenBatch) -> Callable[[slice], Any]:
+def scored_logits(base: Base, batch: TokenBatch) -> Callable[[slice], Any]:
     """The forward pass; what it returns gives the logits of a slice of the scored positions."""
     ids = batch.ids[:, :-1]  # nothing is predicted from the last token of the longest row
     if base.split_head:

@@ -93,6 +93,8 @@ class MergeRecord:
     modules: dict[str, dict[str, object]] = field(default_factory=dict)
     """Per module: relative error, terms, iterations, diagnostics of the method."""
     notes: tuple[str, ...] = ()
+    verified: dict[str, object] = field(default_factory=dict)
+    """What `--verify` found; empty where it was not asked for."""
 
 
 @dataclass(frozen=True)

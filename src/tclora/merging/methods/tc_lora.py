@@ -8,48 +8,88 @@ The published text adds "the reconstruction"; the first author's released code m
 third, whose scale CP does not define. We keep the coordinates, and the default takes their mean (docs/adr/0005).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from tclora.algebra import CpFit, ModuleStack, compress_stack, cp_als, lift
+from tclora.algebra import (
+    CompressedStack,
+    CpFit,
+    CpSolver,
+    ModuleStack,
+    RankCurve,
+    compress_stack,
+    cp_als,
+    fit_to_energy,
+    lift,
+    parse_rank_rule,
+    rank_curves,
+    share_budget,
+)
 from tclora.errors import ConfigError
-from tclora.merging.method import MERGE_METHODS, MergedStack
+from tclora.merging.method import MERGE_METHODS, MergedStack, Params
 from tclora.shapes import Float
 
-__all__ = ["COMPONENT_RULES", "TcLoraParams", "component_weights", "tc_lora"]
+__all__ = ["COMPONENT_RULES", "TcLoraParams", "component_weights", "share_ranks", "tc_lora"]
+
+# Where the curve of energy against terms is measured, as shares of the budget per module.
+_GRID = (0.05, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 RuleName = Literal["mean", "sum", "weighted", "rms", "consensus", "shared_only", "self_weighted"]
 
 
 @dataclass(frozen=True)
 class TcLoraParams:
-    """`cp_rank`: terms of the CP model, the rank of the result. `rule`: how coordinates become one weight per term.
+    """`cp_rank`: terms of the CP model, the rank of the result; or `auto:energy=0.9` (as `auto`), the fewest terms in
+    each module that explain this share of its energy, or `auto:budget=20`, so many per module on average, spent where
+    they explain most; the written adapter then has the largest rank of any module. `rule`: how coordinates become one
+    weight per term.
 
     `shared_share` is for the rule `shared_only`: the least participation ratio, as a share of the adapters, of a term
-    that is kept. The rest steer the solver.
+    that is kept. `effort` is how hard the solver looks (docs/adr/0010 has what it buys): `quick` sweeps two starts made
+    of singular vectors and takes the better one to an error that changes by less than 1e-5 a sweep; `thorough` adds
+    twenty random starts, takes the best three, and asks for 1e-7. `n_starts` sets the number of random ones.
     """
 
-    cp_rank: int = 20
+    cp_rank: int | str = 20
     rule: RuleName = "mean"
     shared_share: float = 0.5
+    effort: Literal["quick", "thorough"] = "quick"
     max_iter: int = 300
-    n_starts: int = 20
+    n_starts: int | None = None
     seed: int = 0
 
     def __post_init__(self):
+        if isinstance(self.cp_rank, str):
+            parse_rank_rule(self.cp_rank)
         for name, low in (("cp_rank", 1), ("max_iter", 1), ("n_starts", 0), ("seed", 0)):
-            if getattr(self, name) < low:
+            if isinstance(getattr(self, name), int) and getattr(self, name) < low:
                 raise ConfigError(f"'{name}' of tc_lora is too small", found=getattr(self, name), expected=f">= {low}")
         if not 0 <= self.shared_share <= 1:
             raise ConfigError("'shared_share' of tc_lora is no share", found=self.shared_share, expected="0 to 1")
 
     def holding(self, rank: int) -> "TcLoraParams":
         """Room for one adapter of `rank`."""
-        return replace(self, cp_rank=max(self.cp_rank, rank))
+        return replace(self, cp_rank=rank if isinstance(self.cp_rank, str) else max(self.cp_rank, rank))
+
+
+def share_ranks(stacks: Callable[[], Iterator[ModuleStack]], params: TcLoraParams) -> TcLoraParams | dict[str, Params]:
+    """Settle a budget of terms over all modules: each module's parameters with its own number of terms."""
+    rule = parse_rank_rule(params.cp_rank) if isinstance(params.cp_rank, str) else None
+    if rule is None or rule.budget is None:
+        return params
+    grid = sorted({max(1, round(rule.budget * share)) for share in _GRID})
+    curves: dict[str, RankCurve] = {}
+    for stack in stacks():
+        found = rank_curves(compress_stack(stack), grid, solve=_solver(params))
+        curves.update(zip(stack.names, found, strict=True))
+    ranks = share_budget(list(curves.values()), round(rule.budget * len(curves)))
+    settled = {rank: replace(params, cp_rank=rank) for rank in set(ranks)}
+    return {name: settled[rank] for name, rank in zip(curves, ranks, strict=True)}
 
 
 @MERGE_METHODS.register(
@@ -59,6 +99,7 @@ class TcLoraParams:
     needs="adapters",
     leaves="rank cp_rank",
     cost="O(d P^2) + sweeps R P^2",
+    prepare=share_ranks,
 )
 def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Tensor, "m n"]) -> MergedStack:
     """Joint CP model of all adapters: shared directions, one coordinate per adapter, merged by a component rule.
@@ -70,7 +111,7 @@ def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Ten
         ConfigError: a weight is negative under a rule that needs sizes.
     """
     compressed = compress_stack(stack)
-    fit = cp_als(compressed.core, params.cp_rank, max_iter=params.max_iter, n_starts=params.n_starts, seed=params.seed)
+    fit = _fit(compressed, params)
     n_terms = max(1, int(fit.n_terms.max()))
     omega = component_weights(fit.factors.coordinates(), params.rule, adapter_weights, params.shared_share)
     # The root of a term's weight goes to either side, so that the factors are of like size.
@@ -79,6 +120,27 @@ def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Ten
     in_small = (fit.factors.in_factor * root)[:, :, :n_terms]
     size = compressed.size()
     return MergedStack(lift(compressed, out_small, in_small), fit.relative_error, size, _diagnostics(fit))
+
+
+def _fit(compressed: CompressedStack, params: TcLoraParams) -> CpFit:
+    solve = _solver(params)
+    if isinstance(params.cp_rank, int):
+        return solve(compressed, params.cp_rank)
+    rule = parse_rank_rule(params.cp_rank)
+    if rule.energy is not None:
+        return fit_to_energy(compressed, rule.energy, solve=solve)
+    raise ConfigError("a budget of terms is shared by a whole merge, and this is one stack of modules", found=rule)
+
+
+def _solver(params: TcLoraParams) -> CpSolver:
+    return partial(cp_als, seed=params.seed, **_effort(params))
+
+
+def _effort(params: TcLoraParams) -> dict[str, Any]:
+    quick = params.effort == "quick"
+    n_starts = params.n_starts if params.n_starts is not None else 0 if quick else 20
+    settled = {"tol": 1e-5, "n_finalists": 1} if quick else {"tol": 1e-7, "n_finalists": 3}
+    return {"max_iter": params.max_iter, "n_starts": n_starts, **settled}
 
 
 def component_weights(

@@ -1,0 +1,79 @@
+"""What was learned, as a value: weights per module and adapter, or statistics of inputs, and how it was learned.
+
+It is kept by the digests of the adapters' weights, so neither their names nor their order matters, and it can be used
+again without base model and examples. Refused: other adapters than those it was learned with.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tclora.adapters import Adapter
+from tclora.errors import AdapterMismatchError
+from tclora.merging.learning.problem import adapter_digests
+from tclora.merging.learning.statistics import AdapterStatistics
+
+__all__ = ["Learned"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Weights or statistics learned from examples.
+
+    Adapters are in the order of their digests. `weights` give each module one weight per adapter; `statistics` are one
+    per adapter; one of the two is empty. Losses are nats per token, of the loss that the method lowers, over all
+    examples; None where nothing was minimized.
+    """
+
+    method: str
+    params: dict[str, object]
+    base: str
+    seed: int
+    n_examples: int
+    adapters: tuple[str, ...]
+    digests: tuple[str, ...]
+    loss_before: float | None = None
+    loss_after: float | None = None
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    statistics: tuple[AdapterStatistics, ...] = ()
+
+    def weights_for(self, adapters: Sequence[Adapter]) -> dict[str, tuple[float, ...]]:
+        """The weights of each module, in the order of `adapters`.
+
+        Raises:
+            AdapterMismatchError: these are not the adapters that the weights were learned with.
+        """
+        places = self._places(adapters)
+        return {name: tuple(weights[k] for k in places) for name, weights in self.weights.items()}
+
+    def statistics_for(self, adapters: Sequence[Adapter]) -> tuple[AdapterStatistics, ...]:
+        """The statistics of each adapter, in the order of `adapters`.
+
+        Raises:
+            AdapterMismatchError: these are not the adapters that the statistics were taken with.
+        """
+        return tuple(self.statistics[k] for k in self._places(adapters))
+
+    def _places(self, adapters: Sequence[Adapter]) -> list[int]:
+        digests = adapter_digests(adapters)
+        for adapter, digest in zip(adapters, digests, strict=True):
+            if digest not in self.digests:
+                raise AdapterMismatchError(
+                    "what was learned is of other adapters",
+                    where=f"adapter {adapter.name}",
+                    found=f"weights with sha256 {digest[:16]}…",
+                    expected="the weights of " + _named(self.adapters, self.digests),
+                    do="learn again for these adapters, with --base and --examples",
+                )
+        left = [name for name, digest in zip(self.adapters, self.digests, strict=True) if digest not in digests]
+        if left:
+            raise AdapterMismatchError(
+                "what was learned is of more adapters than these",
+                found=", ".join(adapter.name for adapter in adapters),
+                expected="also " + ", ".join(left),
+                do="name all of them, or learn again for these, with --base and --examples",
+            )
+        return [self.digests.index(digest) for digest in digests]
+
+
+def _named(names: Sequence[str], digests: Sequence[str]) -> str:
+    return ", ".join(f"{name} ({digest[:16]}…)" for name, digest in zip(names, digests, strict=True))

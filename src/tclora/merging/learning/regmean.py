@@ -1,0 +1,135 @@
+"""Regression mean: the inputs that every module sees while each adapter is at work on its own examples.
+
+In: adapters, a base, examples without labels, best one pool per adapter. Out: one `AdapterStatistics` per adapter; the
+weights follow from them in closed form (`methods/regmean.py`). Memory and disk: at most `min(max_tokens, d_in) * d_in`
+float32 per site and adapter. Refused: one pool for all together with the base's own activations, for then all
+statistics are equal and the result is the plain mean.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from tclora.adapters import Adapter
+from tclora.errors import ConfigError
+from tclora.merging.learning.learned import Learned
+from tclora.merging.learning.problem import LearningProblem, adapter_digests, input_pools, module_names
+from tclora.merging.learning.statistics import AdapterStatistics, InputRows
+from tclora.models import Base, Tokens, attached, module_inputs
+
+__all__ = ["RegmeanParams", "learn_regmean"]
+
+
+@dataclass(frozen=True)
+class RegmeanParams:
+    """`shrink` multiplies what is off the diagonal of a Gram matrix; `ridge`, of its mean diagonal, is added to it.
+
+    `active`: inputs are taken with the adapter at work (published), or from the base alone. `max_tokens` of each
+    adapter's examples are read, `batch_size` examples at once. `statistics`, one per adapter, are learned and
+    cannot be written on a command line.
+    """
+
+    shrink: float = 0.9
+    ridge: float = 1e-6
+    active: Literal["adapter", "base"] = "adapter"
+    max_tokens: int = 1024
+    batch_size: int = 16
+    statistics: tuple[AdapterStatistics, ...] | None = field(default=None, metadata={"recorded": False}, repr=False)
+
+    def __post_init__(self):
+        if not 0 <= self.shrink <= 1:
+            raise ConfigError("'shrink' of regmean is out of range", found=self.shrink, expected="0 to 1")
+        if not 0 < self.ridge < float("inf"):
+            raise ConfigError("'ridge' of regmean is out of range", found=self.ridge, expected="above 0, finite")
+        for name in ("max_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"'{name}' of regmean is out of range", found=getattr(self, name), expected=">= 1")
+        if not all(isinstance(found, AdapterStatistics) for found in self.statistics or ()):
+            raise ConfigError(
+                "'statistics' of regmean cannot be written by hand",
+                expected="what was learned from examples",
+                do="give --base and --examples, or --learned FILE",
+            )
+
+    def holding(self, rank: int) -> "RegmeanParams | None":
+        """One adapter comes back whatever its inputs were, so any one of the statistics will do."""
+        return None if self.statistics is None else replace(self, statistics=self.statistics[:1])
+
+    def in_order(self, order: Sequence[int]) -> "RegmeanParams":
+        """The same for the adapters in another order: position `k` takes what `order[k]` had."""
+        found = self.statistics
+        return self if found is None else replace(self, statistics=tuple(found[i] for i in order))
+
+
+def learn_regmean(
+    adapters: Sequence[Adapter],
+    params: RegmeanParams,
+    problem: LearningProblem,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Learned:
+    """Take the statistics of every adapter; adapters are in the order of their digests.
+
+    Raises:
+        ConfigError: one pool for all and `active: base`.
+        AdapterMismatchError: an adapter does not fit the base.
+
+    Source: Jin et al. 2022, arXiv 2212.09849; repository bloomberg/dataless-model-merging.
+    """
+    if params.active == "base" and not isinstance(problem.examples, Mapping) and len(adapters) > 1:
+        raise ConfigError(
+            "all adapters would have the same statistics, and regmean would be the plain mean",
+            found="one pool of examples, read by the base alone",
+            expected="examples of each adapter's own task",
+            do="give examples per adapter, NAME=FILE, or use active=adapter",
+        )
+    pools, names = input_pools(problem, adapters), module_names(adapters)
+    widths = {name: shape.d_in for adapter in adapters for name, shape in adapter.shapes.items()}
+    found = []
+    for index, adapter in enumerate(adapters):
+        rows = _some(pools[index % len(pools)], params.max_tokens, np.random.default_rng([problem.seed, index]))
+        hooked = attached(problem.base, adapter) if params.active == "adapter" else nullcontext()
+        with hooked:
+            found.append(_statistics(problem.base, names, widths, rows, params.batch_size))
+        if on_progress is not None:
+            on_progress(index + 1, len(adapters))
+    settings = asdict(replace(params, statistics=None))
+    del settings["statistics"]
+    return Learned(
+        method="regmean",
+        params=settings,
+        base=problem.base.name,
+        seed=problem.seed,
+        n_examples=problem.n_examples,
+        adapters=tuple(adapter.name for adapter in adapters),
+        digests=adapter_digests(adapters),
+        statistics=tuple(found),
+    )
+
+
+def _some(rows: Sequence[Tokens], max_tokens: int, generator: np.random.Generator) -> list[Tokens]:
+    """Rows in a drawn order, up to so many tokens; the last one is cut to fit."""
+    chosen, left = [], max_tokens
+    for index in generator.permutation(len(rows)):
+        ids = rows[index].ids[:left]
+        chosen.append(Tokens(ids, len(ids)))
+        left -= len(ids)
+        if left == 0:
+            break
+    return chosen
+
+
+def _statistics(
+    base: Base, names: Sequence[str], widths: Mapping[str, int], rows: Sequence[Tokens], batch_size: int
+) -> AdapterStatistics:
+    kept: dict[str, InputRows] = {}
+
+    def receive(site: str, inputs: Tensor) -> None:
+        kept.setdefault(site, InputRows(widths[site])).add(inputs)
+
+    sites = module_inputs(base, names, rows, receive, batch_size=batch_size)
+    n_tokens = sum(len(row.ids) for row in rows)
+    return AdapterStatistics(sites, {site: kept[site].factor(n_tokens) for site in kept}, n_tokens)

@@ -1,0 +1,151 @@
+"""A request to merge, checked: adapters read (headers only), settings settled, the output free. Nothing is computed.
+
+In: a `MergeRequest`. Out: a `PreparedMerge`. Refused before any work: unknown methods and parameters, weights and
+patterns that do not fit, adapters that do not belong together or are not the ones the file names, a base they do not
+fit, examples that nobody learns from, an output that is there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tclora.adapters import (
+    Adapter,
+    base_shapes,
+    check_against_base,
+    check_mergeable,
+    check_same_base,
+    read_adapter,
+    refuse_existing,
+    weights_digest,
+)
+from tclora.config import AdapterEntry, MergeFile
+from tclora.errors import AdapterMismatchError, ConfigError, UnknownNameError
+from tclora.merging import MERGE_METHODS
+from tclora.merging.learning import Learned
+from tclora.pipeline.dtypes import torch_dtype
+from tclora.pipeline.merge_learning import check_learning
+from tclora.pipeline.merge_settings import SettledMerge, settle
+from tclora.pipeline.progress import Progress
+
+__all__ = ["MergeRequest", "PreparedMerge", "base_folder", "prepare_merge"]
+
+_MERGEKIT_NAMES = {"linear": "`mean` here, with `normalize: true`", "dare_linear": "`dare` here"}
+
+
+@dataclass(frozen=True)
+class MergeRequest:
+    """What `tclora merge` was asked for: the merge as a file states it, and where and how to carry it out."""
+
+    file: MergeFile
+    out: str
+    device: str = "auto"
+    workers: int | None = None
+    overwrite: bool = False
+    verify: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class PreparedMerge:
+    """A request that nothing was found wrong with."""
+
+    request: MergeRequest
+    adapters: tuple[Adapter, ...]
+    settled: SettledMerge
+    learned: Learned | None = None
+
+
+def prepare_merge(request: MergeRequest, told: Progress) -> PreparedMerge:
+    """Check everything that can be checked before work.
+
+    Raises:
+        TcLoraError: the request is wrong, or an adapter is broken or unsupported.
+    """
+    _check_method(request.file.merge_method)
+    torch_dtype(request.file.dtype)
+    check_learning(request.file, request.device)
+    # A slip of the pen after -o must not cost a home folder: only an adapter may be replaced.
+    refuse_existing(Path(request.out), overwrite=request.overwrite)
+    sources = [entry.adapter for entry in request.file.adapters]
+    _refuse_own_output(sources, request.out)
+    _refuse_twice(sources)
+    adapters = tuple(_read(entry) for entry in request.file.adapters)
+    check_mergeable(adapters)
+    for warning in [*check_same_base(adapters), *_check_base(adapters, request.file.base_model)]:
+        told.note(warning)
+    kinds = {path: shape.kind for adapter in adapters for path, shape in adapter.shapes.items()}
+    embeddings = [path for path, kind in kinds.items() if kind == "embedding"]
+    return PreparedMerge(request, adapters, settle(request.file, sorted(kinds), embeddings=embeddings))
+
+
+def base_folder(base: str) -> Path | None:
+    """The folder of a base model on this machine; None where `base` is an id."""
+    if base == "bundled":
+        from tclora.models import bundled_base_path
+
+        return bundled_base_path()
+    folder = Path(base).expanduser()
+    is_id = base.count("/") == 1 and not base.startswith((".", "~", "/"))
+    return None if is_id and not folder.is_dir() else folder
+
+
+def _check_method(name: str) -> None:
+    """Refuse an unknown method; the nearest name is not always the method that was meant."""
+    meant = _MERGEKIT_NAMES.get(name.replace("-", "_"))
+    if meant is not None and name not in MERGE_METHODS:
+        raise UnknownNameError(
+            f"there is no merge method called '{name}'", do=f"mergekit's method of this name is {meant}"
+        )
+    MERGE_METHODS.entry(name)
+
+
+def _read(entry: AdapterEntry) -> Adapter:
+    adapter = read_adapter(entry.adapter, revision=entry.revision)
+    if entry.sha256 is not None and weights_digest(adapter) != entry.sha256:
+        raise AdapterMismatchError(
+            "an adapter does not hold the weights that the file names",
+            where=entry.adapter,
+            found=f"sha256 {weights_digest(adapter)}",
+            expected=f"sha256 {entry.sha256}",
+            do="find the adapter it was, or take its sha256 out of the file to merge this one",
+        )
+    return adapter
+
+
+def _check_base(adapters: Sequence[Adapter], base: str | None) -> list[str]:
+    """Refuse adapters that do not fit the base's headers; where only its name is known, warn of others by name."""
+    if base is None:
+        return []
+    folder = base_folder(base)
+    if folder is None:
+        return [
+            f"{adapter.name} names the base {adapter.base_model}, not {base}"
+            for adapter in adapters
+            if adapter.base_model not in (None, base)
+        ]
+    shapes = base_shapes(folder)
+    for adapter in adapters:
+        check_against_base(adapter, shapes)
+    return []
+
+
+def _refuse_own_output(sources: Sequence[str], out: str) -> None:
+    for source in sources:
+        if Path(source).exists() and Path(source).resolve() == Path(out).resolve():
+            raise ConfigError("the output is one of the adapters", where=out, do="choose another output")
+
+
+def _refuse_twice(sources: Sequence[str]) -> None:
+    """Refuse one folder named twice: it would count double without anybody seeing it."""
+    seen: dict[str, str] = {}
+    for source in sources:
+        key = str(Path(source).resolve()) if Path(source).exists() else source
+        if key in seen:
+            raise ConfigError(
+                "an adapter is named twice",
+                where=source,
+                found=f"also as {seen[key]}",
+                do="name it once, and give it a larger weight if that is what you mean",
+            )
+        seen[key] = source

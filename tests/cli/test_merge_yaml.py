@@ -1,0 +1,218 @@
+"""`tclora merge CONFIG.yaml` and the flags are one thing: same bytes, flags win, and what is stored merges again."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from merge_command import last_json, tclora, weights_of
+from stacks import dense, write_peft
+
+from tclora.adapters import read_adapter
+
+BOTH = ("self_attn.q_proj", "mlp.up_proj")
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch) -> list[dict]:
+    """Three adapters A, B and C in the working directory, and their dense deltas."""
+    monkeypatch.chdir(tmp_path)
+    made = {"A": 4, "B": 2, "C": 3}.items()
+    return [write_peft(tmp_path / name, r, seed, leaves=BOTH) for seed, (name, r) in enumerate(made)]
+
+
+def write(text: str, name: str = "merge.yaml") -> str:
+    Path(name).write_text(text)
+    return name
+
+
+def merged(*words: object):
+    done = tclora("merge", *words)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+SAME = [
+    ("merge_method: mean\nadapters: [A, B, C]", ["--method", "mean"]),
+    (
+        "merge_method: mean\nmodels: [A, B, C]\nweights: [0.5, 0.3, 0.2]\nparameters: {lambda: 2}\ndtype: float32",
+        ["--method", "mean", "--weights", "0.5,0.3,0.2", "--scale", 2, "--dtype", "fp32"],
+    ),
+    (
+        "merge_method: mean\nmodels:\n- {model: A, parameters: {weight: 0.5}}\n- {model: B, parameters: {weight: 1}}\n"
+        "- {model: C, parameters: {weight: 2}}\noverrides: [{modules: q_proj, weights: [0, 0, 1]}]",
+        ["--method", "mean", "--weights", "0.5,1,2", "--weights-for", "q_proj=0,0,1"],
+    ),
+    (
+        "merge_method: svd\nadapters: [A, B, C]\nparameters: {rank: 3}\n"
+        "overrides: [{modules: layers.1, parameters: {rank: 2}}, {modules: 're:.*0.*', parameters: {scale: 0.5}}]",
+        ["--method", "svd", "--rank", 3, "--param-for", "layers.1:rank=2", "--param-for", "re:.*0.*:scale=0.5"],
+    ),
+    (
+        "merge_method: tc_lora\nadapters: [A, B, C]\nparameters: {cp_rank: 3, n_starts: 1, rule: sum}\nseed: 7",
+        ["--cp-rank", 3, "--param", "n_starts=1", "--rule", "sum", "--seed", 7],
+    ),
+    (
+        "merge_method: ties\nadapters:\n- {adapter: A, parameters: {density: 0.2}}\n"
+        "- {adapter: B, parameters: {density: 0.5}}\n- {adapter: C, parameters: {density: 0.9}}",
+        ["--method", "ties", "--density", "0.2,0.5,0.9"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "flags"), SAME, ids=[text.split("\n")[0] for text, _ in SAME])
+def test_a_file_and_its_flags_give_the_same_bytes_and_so_does_what_is_stored(library, text, flags):
+    merged(write(text), "-o", "by_file")
+    merged("A", "B", "C", "-o", "by_flags", *flags)
+    merged("by_flags/merge.yaml", "-o", "again")
+    assert weights_of(Path("by_file")) == weights_of(Path("by_flags")) == weights_of(Path("again"))
+    assert Path("again/merge.yaml").read_text() == Path("by_flags/merge.yaml").read_text()
+
+
+def test_what_is_stored_states_every_default_and_digest(library):
+    import hashlib
+
+    merged("A", "B", "-o", "out", "--method", "svd", "--rank", 2)
+    stored = yaml.safe_load(Path("out/merge.yaml").read_text())
+    assert stored["merge_method"] == "svd"
+    assert stored["parameters"] == {"scale": 1.0, "rank": 2}
+    assert stored["weights"] == [0.5, 0.5]
+    assert stored["dtype"] == "bf16"
+    digest = hashlib.sha256(Path("A/adapter_model.safetensors").read_bytes()).hexdigest()
+    assert stored["adapters"][0] == {"adapter": "A", "sha256": digest}
+
+
+def test_flags_win_over_the_file(library):
+    text = (
+        "merge_method: tc_lora\nparameters: {cp_rank: 9, weight: 3, scale: 5}\nseed: 1\ndtype: fp16\nmodels:\n"
+        "- {model: A, parameters: {weight: 1}}\n- {model: B, parameters: {weight: 2}}\n"
+    )
+    flags = [
+        "--method",
+        "svd",
+        "--set",
+        "parameters.cp_rank=1",
+        "--weights",
+        "0.25,0.75",
+        "--scale",
+        1,
+        "--dtype",
+        "fp32",
+    ]
+    done = tclora("merge", write(text), "-o", "out", *flags)
+    assert done.returncode == 2
+    assert "no parameter 'cp_rank'" in done.stderr
+    merged(
+        write(text.replace("cp_rank: 9, ", "")),
+        "-o",
+        "out",
+        *(flag for flag in flags if "cp_rank" not in str(flag) and flag != "--set"),
+    )
+    merged("A", "B", "-o", "plain", "--method", "svd", "--weights", "0.25,0.75", "--dtype", "fp32")
+    assert weights_of(Path("out")) == weights_of(Path("plain"))
+
+
+def test_set_reaches_into_the_file(library):
+    name = write("merge_method: mean\nadapters: [A, B]\nweights: [1, 1]")
+    merged(name, "-o", "out", "--set", "weights.0=0", "--set", "dtype=fp32")
+    found = dense(read_adapter("out"))
+    assert all((found[path] - delta).norm() <= 1e-6 * delta.norm() for path, delta in library[1].items())
+
+
+def test_gradients_and_filters_reach_the_modules(library):
+    text = """
+merge_method: mean
+dtype: float32
+models:
+  - {model: A, parameters: {weight: [{filter: self_attn, value: [0, 1]}, {value: 0.5}]}}
+  - {model: B, parameters: {weight: 0.25}}
+"""
+    merged(write(text), "-o", "out")
+    found = dense(read_adapter("out"))
+    weights = {"layers.0.self_attn": 0.0, "layers.1.self_attn": 1.0, "mlp": 0.5}
+    for path, delta in found.items():
+        (weight,) = (value for part, value in weights.items() if part in path)
+        wanted = weight * library[0][path] + 0.25 * library[1][path]
+        # The factors are stored in float32.
+        assert (delta - wanted).norm() <= 1e-6 * wanted.norm(), path
+
+
+def test_an_adapter_with_other_weights_than_the_file_names_is_refused(library, tmp_path):
+    merged("A", "B", "-o", "out", "--method", "mean")
+    (tmp_path / "A" / "adapter_model.safetensors").write_bytes(
+        (tmp_path / "C" / "adapter_model.safetensors").read_bytes()
+    )
+    config = json.loads((tmp_path / "C" / "adapter_config.json").read_text())
+    (tmp_path / "A" / "adapter_config.json").write_text(json.dumps(config))
+    done = tclora("merge", "out/merge.yaml", "-o", "again")
+    assert done.returncode == 2
+    assert "does not hold the weights that the file names" in done.stderr
+    assert not Path("again").exists()
+
+
+def test_verify_prints_a_table_and_stores_it(library):
+    done = merged("A", "B", "C", "-o", "out", "--method", "mean", "--verify")
+    assert "Verified" in done.stdout
+    assert "A alone at weight 1" in done.stdout
+    assert "file against the weighted sum of the source files" in done.stdout
+    assert "## Verified" in Path("out/README.md").read_text()
+    found = last_json(merged("A", "B", "-o", "out2", "--verify", "--json"))
+    assert found["verified"]["file"]["n_modules"] == 4
+
+
+def test_a_base_known_by_name_only_is_compared_by_name(library):
+    merged("A", "B", "-o", "out", "--method", "mean", "--base", "org/base", "--quiet")
+    done = merged(write("merge_method: mean\nadapters: [A, B]\nbase_model: org/other"), "-o", "out2", "--quiet")
+    assert "A names the base org/base, not org/other" in done.stderr
+
+
+def test_dry_run_reads_a_file_and_writes_nothing(library):
+    done = merged(write("merge_method: svd\nadapters: [A, B]"), "-o", "out", "--dry-run", "--json")
+    assert last_json(done)["method"] == "svd"
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["merge.yaml"], "no output is named"),
+        (["merge.yaml", "A", "-o", "out"], "beside other things"),
+        (["missing.yaml", "-o", "out"], "no such config file"),
+        (["neither.yaml", "-o", "out"], "neither a merge nor a run"),
+        (["A", "B", "-o", "out", "--set", "a=1"], "--set changes a file"),
+        (["merge.yaml", "-o", "out", "--weights-for", "q_proj"], "not PATTERN=numbers"),
+        (["merge.yaml", "-o", "out", "--weights-for", "q_prj=1,2"], "'q_prj' matches no module"),
+        (["merge.yaml", "-o", "out", "--weights-for", "q_proj=1"], "1 weights for 2 adapters"),
+        (["merge.yaml", "-o", "out", "--param-for", "q_proj:rank"], "not PATTERN:name=value"),
+        (["merge.yaml", "-o", "out", "--param-for", "q_proj:rnk=2"], "no parameter 'rnk'"),
+        (["merge.yaml", "-o", "out", "--param", "scale=big"], "not a number"),
+        (["merge.yaml", "-o", "A"], "exists"),
+        (["A", "B", "-o", "out", "--method", "linear"], "`mean` here, with `normalize: true`"),
+        (["run.yaml", "-o", "out", "--method", "mean"], "--method, --out"),
+        (["run.yaml", "--verify"], "--verify"),
+        (["run.yaml", "--weights", "1,2"], "--weights"),
+        (["run.yaml", "--cp-rank", "3"], "--cp-rank"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_status_two(library, words, said):
+    write("merge_method: svd\nadapters: [A, B]")
+    write("seed: 3", "neither.yaml")
+    write("output: x\nbase: {path: bundled}\ndata: {train: [a.jsonl]}", "run.yaml")
+    done = tclora("merge", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Path("out").exists()
+
+
+def test_a_runs_file_still_means_its_merge_stage(library, monkeypatch):
+    import tclora.cli.run as run
+
+    seen = {}
+    monkeypatch.setattr(
+        run, "run_until", lambda config, stage, words, **rest: seen.update(rest, of=(config, stage, words))
+    )
+    write("output: x\nbase: {path: bundled}\ndata: {train: [a.jsonl]}", "run.yaml")
+    merged("run.yaml", "--set", "train.epochs=1", "--seed", 3, "--dry-run")
+    assert seen["of"] == ("run.yaml", "merge", ["train.epochs=1"])
+    assert (seen["seed"], seen["dry_run"]) == (3, True)
