@@ -65,7 +65,8 @@ def library_batch(folder: Path, *, n_modules: int = 8) -> Batch:
             some = (stack.out_stack[kept].double(), stack.in_stack[kept].double())
             parts.append(compress_stack(ModuleStack(tuple(group.names[j] for j in kept), *some, stack.ranks)))
     joined = _joined(parts)
-    return Batch(f"library {folder.parent.name}", joined.names, joined)
+    name = folder.parent.name if folder.name == "library" else folder.name
+    return Batch(name, joined.names, joined)
 
 
 def _joined(parts: list[CompressedStack]) -> CompressedStack:

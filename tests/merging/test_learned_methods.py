@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from stacks import dense, distance, random_adapter, weighted_sum
@@ -310,20 +311,29 @@ def test_a_loss_that_is_not_finite_stops_the_descent(base, library):
         learn_weights("learned_cat", adapters, LearningProblem(base, EXAMPLES), params={"steps": 2})
 
 
-def test_an_adapter_that_overflows_is_left_out_by_the_search(base, library):
-    """Points that are not finite lose; the start at zero is finite."""
-    huge = {name: LoraFactors(f.lora_a * 1e18, f.lora_b * 1e18) for name, f in library[2].modules.items()}
-    adapters = [library[1], make_adapter("huge", huge)]
-    params = {"start": "zero", "max_evaluations": 10}
-    found = learn_weights("lorahub", adapters, LearningProblem(base, EXAMPLES), params=params)
-    assert math.isfinite(found.loss_after) and found.loss_after <= found.loss_before
+@pytest.mark.parametrize("n_bad", [1, 4])
+def test_points_where_the_model_overflows_are_passed_over(n_bad, base, library, monkeypatch):
+    """The first points, the start among them, are made to overflow."""
+    asked = []
+
+    def losses(base, rows, *, batch_size):
+        asked.append(None)
+        sums, counts = response_losses(base, rows, batch_size=batch_size)
+        return (sums * math.inf if len(asked) <= n_bad else sums), counts
+
+    monkeypatch.setattr("tclora.merging.learning.lorahub.response_losses", losses)
+    found = learn_weights("lorahub", library, LearningProblem(base, EXAMPLES), params={"max_evaluations": 12})
+    assert found.loss_before is None and math.isfinite(found.loss_after)
 
 
-def test_a_loss_that_is_finite_nowhere_is_refused_by_the_search(base, library):
-    huge = {name: LoraFactors(f.lora_a * 1e18, f.lora_b * 1e18) for name, f in library[2].modules.items()}
-    adapters = [library[1], make_adapter("huge", huge)]
-    with pytest.raises(NumericalError, match=r"(?s)no weights were found.*1 points.*start=zero"):
-        learn_weights("lorahub", adapters, LearningProblem(base, EXAMPLES), params={"max_evaluations": 1})
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_a_loss_that_is_finite_nowhere_is_refused_by_the_search(loss, base, library, monkeypatch):
+    def losses(base, rows, *, batch_size):
+        return np.full(len(rows), loss), np.ones(len(rows), dtype=int)
+
+    monkeypatch.setattr("tclora.merging.learning.lorahub.response_losses", losses)
+    with pytest.raises(NumericalError, match=r"(?s)no weights were found.*5 points.*start=zero"):
+        learn_weights("lorahub", library, LearningProblem(base, EXAMPLES), params={"max_evaluations": 5})
 
 
 def break_json(folder):

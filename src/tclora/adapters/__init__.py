@@ -17,6 +17,7 @@ from tclora.adapters.serving import (
     verdict_of,
 )
 from tclora.adapters.stored_modules import copy_factors
+from tclora.adapters.threads import one_thread
 
 __all__ = [
     "SERVERS",
@@ -39,6 +40,7 @@ __all__ = [
     "fill_adapter_folder",
     "inspect_adapter",
     "make_adapter",
+    "one_thread",
     "rank_limit",
     "read_adapter",
     "refuse_existing",

@@ -21,6 +21,7 @@ from tclora.adapters.locate import WEIGHTS_FILE
 from tclora.adapters.lora import Adapter
 from tclora.adapters.new_folder import named_refusals, new_folder, refuse_existing, write_file
 from tclora.adapters.targets import minimal_targets
+from tclora.adapters.threads import one_thread
 from tclora.adapters.weights_writer import STORED_DTYPES, write_tensors
 from tclora.errors import AdapterError, ConfigError
 
@@ -79,7 +80,7 @@ def fill_adapter_folder(
     _check_dtype(dtype)
     rank = _common_rank(adapter, rank)
     config = json.dumps(_config(adapter, rank), indent=2, sort_keys=True) + "\n"
-    with named_refusals(folder):
+    with named_refusals(folder), one_thread():
         tensors = _stored_tensors(adapter, rank, dtype)
         write_tensors(folder / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
         write_file(folder / CONFIG_FILE, config.encode())

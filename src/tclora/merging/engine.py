@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tclora.adapters import LoraFactors, all_finite
+from tclora.adapters import LoraFactors, all_finite, one_thread
 from tclora.algebra import ModuleStack
 from tclora.errors import ConfigError, MissingExtraError, NumericalError
 from tclora.merging.identity import identity_error
@@ -98,15 +98,13 @@ def resolve_workers(workers: int | None, n_groups: int) -> int:
 
 @contextmanager
 def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Worker threads with one thread of linear algebra each; the caller's number of threads comes back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Worker threads with one thread of linear algebra each."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="merge", initializer=_set_one_thread)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(before)
+    with one_thread():
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _set_one_thread() -> None:

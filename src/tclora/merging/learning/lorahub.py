@@ -23,6 +23,9 @@ from tclora.models import Base, Tokens, attached_together, response_losses
 
 __all__ = ["LorahubParams", "learn_lorahub"]
 
+_LOST = 1e100
+"""The value of a point at which the model overflows: worse than any loss, and its square is still a number."""
+
 
 @dataclass(frozen=True)
 class LorahubParams:
@@ -75,7 +78,7 @@ def learn_lorahub(
             on_progress(len(losses), params.max_evaluations)
         # A point where the model overflows is no candidate, but no reason to stop either.
         value = losses[-1] + params.penalty * float(np.abs(point).mean())
-        return value if np.isfinite(value) else float(np.finfo(np.float64).max) ** 0.5
+        return value if math.isfinite(value) else _LOST
 
     start = np.full(n, 1 / n if params.start == "mean" else 0.0)
     with attached_together(problem.base, adapters, lambda _: weights, combine=params.combine):
