@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """The facts, as plain values. `source_sha256` is of the package's own files, for a tree that is not committed."""
+    """The facts, as plain values; take them before the work, for files may change while it runs.
+
+    `uncommitted` says whether the package's own files differ from the commit, `source_sha256` which they were.
+    """
     import torch
 
     import tclora
@@ -23,7 +26,7 @@ def provenance(command: str) -> dict[str, Any]:
         "command": f"python {command}",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _git("rev-parse", "--short", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain", "--", "src", "benchmarks")),
+        "uncommitted": bool(_git("status", "--porcelain", "--", "src")),
         "source_sha256": _source_digest(),
         "versions": {"tclora": tclora.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": {"platform": platform.platform(), "cpu": cpu_name(), "n_cpu": os.cpu_count()},

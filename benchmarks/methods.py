@@ -35,9 +35,11 @@ def main() -> None:
     if args.side:
         print(json.dumps(run_side(args)))
         return
+    from machine_facts import provenance
     from tclora.merging import MERGE_METHODS
 
-    rows = []
+    words = [f"--{name} {getattr(args, name)}" for name in ("d", "r", "n", "threads", "seed")]
+    facts, rows = provenance(" ".join(["benchmarks/methods.py", *words])), []
     print(
         f"{'method':17}{'ours s':>10}{'at d':>7}{'ours s':>10}{'dense s':>10}"
         f"{'ratio':>9}{'difference':>12}{'MB':>6}{'MB':>7}"
@@ -45,7 +47,7 @@ def main() -> None:
     for method in sorted(MERGE_METHODS) if args.methods is None else args.methods:
         rows.append(compare(args, method))
         print(line(rows[-1]), flush=True)
-    finish(args, rows)
+    finish(args, facts, rows)
 
 
 def parse() -> argparse.Namespace:
@@ -56,7 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--out", type=Path, help="where the JSON goes, too")
+    parser.add_argument("--out", type=Path, help="where the JSON goes, too, with a page of Markdown beside it")
     parser.add_argument("--side", choices=("ours", "dense"), help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -107,12 +109,12 @@ def run_side(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     torch.linalg.svd(torch.linalg.qr(torch.ones(4, 3, dtype=torch.float64))[1])
     work, keep = (ours if args.side == "ours" else dense)(args, args.methods[0])
-    before, times = peak_rss(), []
+    before, times, peak = reset_peak(), [], 0
     while len(times) < REPEATS and sum(times) < LONG_S:
         since = time.perf_counter()
         result = work()
         times.append(time.perf_counter() - since)
-        peak = peak_rss() if len(times) == 1 else peak
+        peak = peak or peak_rss()
     tensors, facts = keep(result)
     torch.save(tensors, args.result)
     return {"wall_s": min(times), "n_runs": len(times), "peak_bytes": peak, "raised_bytes": peak - before} | facts
@@ -192,9 +194,22 @@ def difference(ours: Path, dense: Path) -> float:
     return float((lora_b @ lora_a - matrix).norm() / matrix.norm())
 
 
+def reset_peak() -> int:
+    """Forget the peak that loading libraries left, where the system can; the resident size from which work starts."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
+    return peak_rss()
+
+
 def peak_rss() -> int:
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
+    """The largest resident size of this process, in bytes, since it began or since the peak was reset."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def line(row: dict[str, Any]) -> str:
@@ -210,15 +225,14 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['method']:17}{figures}{memory}{own}"
 
 
-def finish(args: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    from machine_facts import provenance
+def finish(args: argparse.Namespace, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from speed_table import markdown
 
-    words = [f"--{name} {getattr(args, name)}" for name in ("d", "r", "n", "threads", "seed")]
-    sizes = {name: getattr(args, name) for name in ("d", "r", "n", "threads", "seed")}
-    summary = provenance(" ".join(["benchmarks/methods.py", *words])) | sizes | {"rows": rows}
+    summary = facts | {name: getattr(args, name) for name in ("d", "r", "n", "threads", "seed")} | {"rows": rows}
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(summary, indent=1) + "\n")
+        args.out.with_suffix(".md").write_text(markdown(summary))
     print(json.dumps(summary))
 
 

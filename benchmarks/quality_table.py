@@ -52,18 +52,20 @@ def _asked(results: Row) -> str:
 def _main_table(results: Row) -> str:
     head = ("method", "rank", "scale", "loss", "less mean", "", "unseen tasks", "less mean", "", "norm", "cosine")
     body = [_chosen_row(row) for row in sorted(results["methods"], key=lambda row: row["chosen"]["report"]["value"])]
-    controls = [_control_row(row, "chosen") for row in results["controls"]]
+    controls = [[*_control_row(row, "chosen"), "", ""] for row in results["controls"]]
     return _table(head, [*controls, *body], align="l r r r r l r r l r r")
 
 
 def _chosen_row(row: Row) -> list[str]:
     found = row["chosen"]
     shape = [f"{row['norm_to_mean'] * found['scale']:.2f}", f"{row['cosine_to_mean']:.2f}"]
-    return [f"`{row['label']}`", str(row["rank"]), f"{found['scale']:.3g}", *_figures(found), *shape]
+    searched = sorted(float(scale) for scale in row["losses_by_scale"])
+    at_end = "*" if found["scale"] in (searched[0], searched[-1]) else ""
+    return [f"`{row['label']}`", str(row["rank"]), f"{found['scale']:.3g}{at_end}", *_figures(found), *shape]
 
 
 def _control_row(row: Row, which: str) -> list[str]:
-    return [f"*{row['name']}*", "", "", *_figures(row[which]), "", ""]
+    return [f"*{row['name']}*", "", "", *_figures(row[which])]
 
 
 def _figures(found: Row, folds: Sequence[str] = ("report", "held_out")) -> list[str]:
@@ -78,7 +80,8 @@ def _legend(results: Row) -> str:
     grid, n_rows = ", ".join(f"{scale:g}" for scale in results["grid"]), len(results["methods"])
     return (
         "Each method at its own best scale, against `mean` at its own best scale: "
-        f"the lowest of {grid}, then two steps in between. "
+        f"the lowest of {grid}, then two steps in between (*: the lowest was at the end of these). "
+        "Chosen so, `task_arithmetic` and `mean`, which differ by their scale alone, show what the search leaves open. "
         "*Norm* is that of the scaled update over that of the mean at scale 1; "
         "*cosine* is between the update and the mean, all modules as one vector. "
         f"Of {n_rows} comparisons at 95 %, about {max(1, round(n_rows * 0.05))} would be told apart by chance alone."
@@ -154,5 +157,7 @@ def _or_dash(value: float | None) -> str:
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]], *, align: str) -> str:
+    if any(len(cells) != len(head) for cells in body):
+        raise ValueError("a row of the table is not as wide as its head")
     rule = ["--:" if side == "r" else "---" for side in align.split()]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *body))

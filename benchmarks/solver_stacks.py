@@ -48,15 +48,22 @@ def _made(kind: str, shares: tuple[float, float], *, r: int, n: int, d: int, m: 
     return ModuleStack(names, out_stack, side(shares[1]).flatten(2), (r,) * n)
 
 
-def library_batch(folder: Path, *, n_modules: int = 8) -> Batch:
-    """Modules of a library spread evenly over its names; every folder `cluster-*` or `adapter-*` in it is an adapter."""
+def library_batch(folder: Path, *, n_modules: int = 8, held_out: bool = False) -> Batch:
+    """Modules of a library, spread evenly over its names; its folders `cluster-*` or `adapter-*` are the adapters.
+
+    With `held_out`, as many of the modules that are not chosen without it.
+    """
     from tclora.adapters import read_adapter
     from tclora.merging.plan import plan_merge, stack_modules
 
     adapters = [read_adapter(path) for pattern in ("cluster-*", "adapter-*") for path in sorted(folder.glob(pattern))]
     plan = plan_merge(adapters)
-    names = sorted(name for group in plan.groups for name in group.names)
-    chosen = {names[i * len(names) // n_modules] for i in range(min(n_modules, len(names)))}
+    names = [name for group in plan.groups for name in group.names]
+    n_chosen = min(n_modules, len(names))
+    chosen = {sorted(names)[i * len(names) // n_chosen] for i in range(n_chosen)}
+    if held_out:
+        rest = [name for name in names if name not in chosen]
+        chosen = set(rest[:: max(1, len(rest) // n_modules)][:n_modules])
     parts: list[CompressedStack] = []
     for group in plan.groups:
         stack = stack_modules(plan.adapters, group)

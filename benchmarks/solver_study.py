@@ -1,14 +1,16 @@
 """What makes the CP solver better for its time: starts, sweeps, acceleration, precision, and how its rounds are cut.
 
-    python benchmarks/solver_study.py --quick                                      made stacks, seconds, to see it run
-    python benchmarks/solver_study.py --library RUN/library OTHER/library          the study, about ten minutes, one thread
+    python benchmarks/solver_study.py --quick                              made stacks, seconds, to see it run
+    python benchmarks/solver_study.py --library RUN/library OTHER/library  the study, about twelve minutes, one thread
+    python benchmarks/solver_study.py --library ... --held-out             some settings again on other stacks, two more
 
 In: made stacks (four kinds, ten adapters of rank 4 and 16) and eight modules of each library, a folder of adapter
 folders. Every way to solve runs on every stack at 10, 20 and 40 terms; a stack's best error is the lowest that anything
 found on it, and a way is judged by its excess over that. CPU time is `time.process_time`, one thread.
 
 Out: `benchmarks/results/solver_study.json`, and table and plot under `docs/results/solver-study`. `--raw` keeps every
-measured number in a file, and what is in it already is not measured again.
+measured number in a file, and what is in it already is not measured again. `--held-out` takes other modules and made
+adapters of rank 12, and only prints.
 """
 
 import argparse
@@ -19,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from machine_facts import provenance
 from solver_newton import gauss_newton
-from solver_policies import POLICIES, Policy, run_policy
-from solver_report import summarize, write_report
+from solver_policies import HELD_OUT, POLICIES, Policy, run_policy
+from solver_report import summarize, summarize_policies, write_report
 from solver_stacks import Batch, library_batch, made_batch
 from solver_variants import Trace, Variant, relative_error, run_trace, variants
-
 from tclora.algebra import cp, cp_run
 from tclora.algebra.cp_starts import make_starts
 from tclora.algebra.cp_sweep import State
@@ -48,6 +50,9 @@ def main() -> None:
             if batch.compressed.out_blocks.shape[2] <= cp_rank:
                 continue  # solved directly: there is nothing to compare
             measure(raw, batch, cp_rank, args)
+    if args.held_out:
+        print(json.dumps(summarize_policies(list(raw["policies"].values()))))
+        return
     summary = {"provenance": raw["provenance"], **summarize(raw)}
     if not args.quick:
         args.results.write_text(json.dumps(summary, indent=1) + "\n")
@@ -59,6 +64,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--library", type=Path, nargs="*", default=[], help="folders of adapter folders")
     parser.add_argument("--quick", action="store_true", help="one small batch, few sweeps, nothing written")
+    parser.add_argument("--held-out", action="store_true", help="other stacks, few settings, nothing written")
     parser.add_argument("--raw", type=Path, help="keep, and take again, every measured number")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "solver_study.json")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "results" / "solver-study")
@@ -68,14 +74,17 @@ def parse() -> argparse.Namespace:
 def batches(args: argparse.Namespace) -> list[Batch]:
     if args.quick:
         return [made_batch(r=4, d=64, per_kind=1)]
-    return [made_batch(r=4), made_batch(r=16), *(library_batch(folder) for folder in args.library)]
+    made = [made_batch(r=12)] if args.held_out else [made_batch(r=4), made_batch(r=16)]
+    return [*made, *(library_batch(folder, held_out=args.held_out) for folder in args.library)]
 
 
 def measure(raw: dict[str, Any], batch: Batch, cp_rank: int, args: argparse.Namespace) -> None:
     """Every trace and every policy on one batch, unless the file has it; the file is written after each."""
     raw.setdefault("provenance", provenance(" ".join(["benchmarks/solver_study.py", "--library ..."])))
-    jobs = [("traces", name, trace) for name, trace in trace_jobs(batch, cp_rank, quick=args.quick)]
-    jobs += [("policies", policy.name, policy_job(policy, batch, cp_rank)) for policy in POLICIES]
+    traces = [] if args.held_out else trace_jobs(batch, cp_rank, quick=args.quick)
+    policies = [policy for policy in POLICIES if policy.name in HELD_OUT or not args.held_out]
+    jobs = [("traces", name, trace) for name, trace in traces]
+    jobs += [("policies", policy.name, policy_job(policy, batch, cp_rank)) for policy in policies]
     for part, name, job in jobs:
         key = f"{batch.name} | {cp_rank} | {name}"
         if key in raw[part]:

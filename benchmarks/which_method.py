@@ -61,10 +61,10 @@ QUICK = Sizes(choose=12, report=20, held_out=8, pool=2, mix=8)
 
 def main() -> None:
     args = parse()
-    start = time.monotonic()
+    start, facts = time.monotonic(), provenance(args.shown)
     library = open_library(args.run, args.work, args.sizes, seed=args.seed)
     results = measure(library, args)
-    results |= {"wall_s": round(time.monotonic() - start, 1), **provenance(args.shown)}
+    results |= {"wall_s": round(time.monotonic() - start, 1), **facts, "threads": 1}
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / f"{results['run']}.json").write_text(json.dumps(results, indent=1) + "\n")

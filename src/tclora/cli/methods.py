@@ -18,7 +18,9 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="One last line 
     rows = []
     for entry in MERGE_METHODS.entries():
         kind = entry.facts["params"]
-        params = {field.name: field.default for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+        fields = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
+        # What a method learned is passed in by the program, not set on the command line.
+        params = {field.name: field.default for field in fields if field.metadata.get("recorded", True)}
         rows.append(
             {
                 "name": entry.name,

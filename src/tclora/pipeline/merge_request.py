@@ -72,6 +72,7 @@ def prepare_merge(request: MergeRequest, told: Progress) -> PreparedMerge:
     _refuse_twice(sources)
     adapters = tuple(_read(entry) for entry in request.file.adapters)
     check_mergeable(adapters)
+    _check_number(request.file.merge_method, len(adapters))
     for warning in [*check_same_base(adapters), *_check_base(adapters, request.file.base_model)]:
         told.note(warning)
     kinds = {path: shape.kind for adapter in adapters for path, shape in adapter.shapes.items()}
@@ -98,6 +99,15 @@ def _check_method(name: str) -> None:
             f"there is no merge method called '{name}'", do=f"mergekit's method of this name is {meant}"
         )
     MERGE_METHODS.entry(name)
+
+
+def _check_number(method: str, n: int) -> None:
+    """Refuse more adapters than a method can take, before any of them is read in full."""
+    most = MERGE_METHODS.entry(method).facts.get("most_adapters")
+    if isinstance(most, int) and n > most:
+        raise ConfigError(
+            f"{method} takes at most {most} adapters", found=f"{n} adapters", do="take `multislerp` or `karcher`"
+        )
 
 
 def _read(entry: AdapterEntry) -> Adapter:

@@ -50,7 +50,7 @@ class TcLoraParams:
     weight per term.
 
     `shared_share` is for the rule `shared_only`: the least participation ratio, as a share of the adapters, of a term
-    that is kept. `effort` is how hard the solver looks (docs/adr/0010 has what it buys): `quick` sweeps two starts made
+    that is kept. `effort` is how hard the solver looks (docs/adr/0009 has what it buys): `quick` sweeps two starts made
     of singular vectors and takes the better one to an error that changes by less than 1e-5 a sweep; `thorough` adds
     twenty random starts, takes the best three, and asks for 1e-7. `n_starts` sets the number of random ones.
     """
