@@ -108,7 +108,7 @@ def run_tclora(args: argparse.Namespace) -> dict:
     marks = [time.perf_counter()]
     compressed = compress_stack(stack)
     marks.append(time.perf_counter())
-    fit = cp_als(compressed.core, args.cp_rank, seed=args.seed)
+    fit = cp_als(compressed, args.cp_rank, seed=args.seed)
     marks.append(time.perf_counter())
     mean = fit.factors.coordinates().mean(dim=1)
     lift(compressed, fit.factors.out_factor * mean[:, None], fit.factors.in_factor)
