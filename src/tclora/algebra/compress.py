@@ -173,9 +173,7 @@ def _compress_module(stack: ModuleStack, j: int, dtype: torch.dtype, tol: float)
         return _compress_with_care(stack, j, dtype, tol)
     (out_columns, out_basis), (in_columns, in_basis) = out_found, in_found
     out_unit, in_unit, size = _triplets(stack, j, out_columns, in_columns)
-    root = _spread_root(size, stack)
-    signs = _signs(out_basis, out_unit)
-    return out_basis, out_unit * (root * signs), in_basis, in_unit * (root * signs)
+    return _sized((out_basis, out_unit, in_basis, in_unit), size, stack)
 
 
 def _compress_with_care(stack: ModuleStack, j: int, dtype: torch.dtype, tol: float) -> _Module:
@@ -190,9 +188,7 @@ def _compress_with_care(stack: ModuleStack, j: int, dtype: torch.dtype, tol: flo
     out_unit, in_unit, size = _triplets(stack, j, out_columns, in_columns)
     out_unit, out_basis = shared_basis(out_basis, out_unit, tol)
     in_unit, in_basis = shared_basis(in_basis, in_unit, tol)
-    root = _spread_root(size, stack)
-    signs = _signs(out_basis, out_unit)
-    return out_basis, out_unit * (root * signs), in_basis, in_unit * (root * signs)
+    return _sized((out_basis, out_unit, in_basis, in_unit), size, stack)
 
 
 def _triplets(stack: ModuleStack, j: int, out_columns: Tensor, in_columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,8 +198,12 @@ def _triplets(stack: ModuleStack, j: int, out_columns: Tensor, in_columns: Tenso
     return out_unit, in_unit, size
 
 
-def _spread_root(size: Tensor, stack: ModuleStack) -> Tensor:
-    return torch.repeat_interleave(size.sqrt(), torch.tensor(stack.ranks, device=size.device))
+def _sized(module: _Module, size: Tensor, stack: ModuleStack) -> _Module:
+    """The module with every adapter at its own size, split evenly between the sides, and the signs of columns fixed."""
+    out_basis, out_unit, in_basis, in_unit = module
+    root = torch.repeat_interleave(size.sqrt(), torch.tensor(stack.ranks, device=size.device))
+    factor = root * _signs(out_basis, out_unit)
+    return out_basis, out_unit * factor, in_basis, in_unit * factor
 
 
 def _signs(basis: Basis, columns: Tensor) -> Tensor:

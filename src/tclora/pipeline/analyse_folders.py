@@ -20,9 +20,10 @@ from tclora.analysis import (
     measure_batch,
 )
 from tclora.artifacts import staged_folder
-from tclora.errors import ConfigError, OutputExistsError
+from tclora.errors import OutputExistsError
 from tclora.merging import ModuleGroup, map_batches, plan_merge, resolve_workers, stack_modules
 from tclora.pipeline.progress import Progress, Silent
+from tclora.pipeline.sources import refuse_twice
 
 __all__ = ["AnalyseRequest", "AnalyseResult", "analyse_folders"]
 
@@ -86,7 +87,8 @@ def _analyse(adapters: Sequence[Adapter], settings: AnalysisSettings, told: Prog
 
 
 def _read(request: AnalyseRequest, told: Progress) -> list[Adapter]:
-    adapters = [read_adapter(source) for source in _distinct(request.adapters)]
+    refuse_twice(request.adapters, do="name it once")
+    adapters = [read_adapter(source) for source in request.adapters]
     check_mergeable(adapters)
     for warning in check_same_base(adapters):
         told.note(warning)
@@ -103,19 +105,6 @@ def _labels(adapters: Sequence[Adapter]) -> tuple[str, ...]:
     return tuple(
         adapter.source.id if adapter.source and names.count(adapter.name) > 1 else adapter.name for adapter in adapters
     )
-
-
-def _distinct(sources: Sequence[str]) -> Sequence[str]:
-    """Refuse one folder named twice: it would look like two adapters that agree."""
-    seen: dict[str, str] = {}
-    for source in sources:
-        key = str(Path(source).resolve()) if Path(source).exists() else source
-        if key in seen:
-            raise ConfigError(
-                "an adapter is named twice", where=source, found=f"also as {seen[key]}", do="name it once"
-            )
-        seen[key] = source
-    return sources
 
 
 def _check_output(request: AnalyseRequest) -> None:

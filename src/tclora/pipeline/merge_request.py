@@ -27,6 +27,7 @@ from tclora.pipeline.dtypes import torch_dtype
 from tclora.pipeline.merge_learning import check_learning
 from tclora.pipeline.merge_settings import SettledMerge, settle
 from tclora.pipeline.progress import Progress
+from tclora.pipeline.sources import refuse_twice
 
 __all__ = ["MergeRequest", "PreparedMerge", "base_folder", "prepare_merge"]
 
@@ -69,7 +70,7 @@ def prepare_merge(request: MergeRequest, told: Progress) -> PreparedMerge:
     refuse_existing(Path(request.out), overwrite=request.overwrite)
     sources = [entry.adapter for entry in request.file.adapters]
     _refuse_own_output(sources, request.out)
-    _refuse_twice(sources)
+    refuse_twice(sources, do="name it once, and give it a larger weight if that is what you mean")
     adapters = tuple(_read(entry) for entry in request.file.adapters)
     check_mergeable(adapters)
     _check_number(request.file.merge_method, len(adapters))
@@ -144,18 +145,3 @@ def _refuse_own_output(sources: Sequence[str], out: str) -> None:
     for source in sources:
         if Path(source).exists() and Path(source).resolve() == Path(out).resolve():
             raise ConfigError("the output is one of the adapters", where=out, do="choose another output")
-
-
-def _refuse_twice(sources: Sequence[str]) -> None:
-    """Refuse one folder named twice: it would count double without anybody seeing it."""
-    seen: dict[str, str] = {}
-    for source in sources:
-        key = str(Path(source).resolve()) if Path(source).exists() else source
-        if key in seen:
-            raise ConfigError(
-                "an adapter is named twice",
-                where=source,
-                found=f"also as {seen[key]}",
-                do="name it once, and give it a larger weight if that is what you mean",
-            )
-        seen[key] = source

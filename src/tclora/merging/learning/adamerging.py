@@ -16,9 +16,9 @@ import torch
 from tclora.adapters import Adapter
 from tclora.errors import ConfigError
 from tclora.merging.learning.descent import Descent, descend
-from tclora.merging.learning.learned import Learned
+from tclora.merging.learning.learned import Learned, learned_from
 from tclora.merging.learning.learned_cat import check_descent
-from tclora.merging.learning.problem import LearningProblem, adapter_digests, module_names, prompt_pools
+from tclora.merging.learning.problem import LearningProblem, module_names, prompt_pools
 from tclora.models import token_entropies
 
 __all__ = ["AdamergingParams", "learn_adamerging"]
@@ -82,14 +82,11 @@ def learn_adamerging(
         on_progress,
     )
     coefficients = table.tolist()
-    return Learned(
-        method="adamerging",
-        params=asdict(params),
-        base=problem.base.name,
-        seed=problem.seed,
-        n_examples=problem.n_examples,
-        adapters=tuple(adapter.name for adapter in adapters),
-        digests=adapter_digests(adapters),
+    return learned_from(
+        "adamerging",
+        asdict(params),
+        problem,
+        adapters,
         loss_before=before,
         loss_after=after,
         weights={name: tuple(coefficients[row[name]]) for name in names},

@@ -6,13 +6,14 @@ again without base model and examples. Refused: other adapters than those it was
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tclora.adapters import Adapter
 from tclora.errors import AdapterMismatchError
-from tclora.merging.learning.problem import adapter_digests
+from tclora.merging.learning.problem import LearningProblem, adapter_digests
 from tclora.merging.learning.statistics import AdapterStatistics
 
-__all__ = ["Learned"]
+__all__ = ["Learned", "learned_from"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,22 @@ class Learned:
                 do="name all of them, or learn again for these, with --base and --examples",
             )
         return [self.digests.index(digest) for digest in digests]
+
+
+def learned_from(
+    method: str, params: dict[str, object], problem: LearningProblem, adapters: Sequence[Adapter], **found: Any
+) -> Learned:
+    """What a learner found (`weights`, `statistics`, losses), with the record of what it learned from."""
+    return Learned(
+        method=method,
+        params=params,
+        base=problem.base.name,
+        seed=problem.seed,
+        n_examples=problem.n_examples,
+        adapters=tuple(adapter.name for adapter in adapters),
+        digests=adapter_digests(adapters),
+        **found,
+    )
 
 
 def _named(names: Sequence[str], digests: Sequence[str]) -> str:

@@ -18,8 +18,8 @@ import torch
 from tclora.adapters import Adapter
 from tclora.errors import ConfigError
 from tclora.merging.learning.descent import Descent, descend
-from tclora.merging.learning.learned import Learned
-from tclora.merging.learning.problem import LearningProblem, adapter_digests, labelled_pools, module_names
+from tclora.merging.learning.learned import Learned, learned_from
+from tclora.merging.learning.problem import LearningProblem, labelled_pools, module_names
 from tclora.models import token_losses
 
 __all__ = ["LearnedCatParams", "learn_cat"]
@@ -75,14 +75,11 @@ def learn_cat(
         on_progress,
     )
     shares = torch.softmax(logits, dim=1).tolist()
-    return Learned(
-        method="learned_cat",
-        params=asdict(params),
-        base=problem.base.name,
-        seed=problem.seed,
-        n_examples=problem.n_examples,
-        adapters=tuple(adapter.name for adapter in adapters),
-        digests=adapter_digests(adapters),
+    return learned_from(
+        "learned_cat",
+        asdict(params),
+        problem,
+        adapters,
         loss_before=before,
         loss_after=after,
         weights={name: tuple(shares[row[name]]) for name in names},

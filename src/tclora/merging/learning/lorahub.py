@@ -16,8 +16,8 @@ import torch
 
 from tclora.adapters import Adapter
 from tclora.errors import ConfigError, NumericalError
-from tclora.merging.learning.learned import Learned
-from tclora.merging.learning.problem import LearningProblem, adapter_digests, labelled_pools, module_names
+from tclora.merging.learning.learned import Learned, learned_from
+from tclora.merging.learning.problem import LearningProblem, labelled_pools, module_names
 from tclora.merging.learning.trust_region import minimize
 from tclora.models import Base, Tokens, attached_together, response_losses
 
@@ -89,14 +89,11 @@ def learn_lorahub(
             found=f"{len(losses)} points, the loss of each {losses[found.at]}",
             do="leave out the adapter that overflows, or use start=zero",
         )
-    return Learned(
-        method="lorahub",
-        params=asdict(params),
-        base=problem.base.name,
-        seed=problem.seed,
-        n_examples=problem.n_examples,
-        adapters=tuple(adapter.name for adapter in adapters),
-        digests=adapter_digests(adapters),
+    return learned_from(
+        "lorahub",
+        asdict(params),
+        problem,
+        adapters,
         # The start may overflow where the best point does not.
         loss_before=losses[0] if math.isfinite(losses[0]) else None,
         loss_after=losses[found.at],

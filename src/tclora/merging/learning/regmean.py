@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tclora.adapters import Adapter
 from tclora.errors import ConfigError
-from tclora.merging.learning.learned import Learned
-from tclora.merging.learning.problem import LearningProblem, adapter_digests, input_pools, module_names
+from tclora.merging.learning.learned import Learned, learned_from
+from tclora.merging.learning.problem import LearningProblem, input_pools, module_names
 from tclora.merging.learning.statistics import AdapterStatistics, InputRows
 from tclora.models import Base, Tokens, attached, module_inputs
 
@@ -98,14 +98,11 @@ def learn_regmean(
             on_progress(index + 1, len(adapters))
     settings = asdict(replace(params, statistics=None))
     del settings["statistics"]
-    return Learned(
-        method="regmean",
-        params=settings,
-        base=problem.base.name,
-        seed=problem.seed,
-        n_examples=problem.n_examples,
-        adapters=tuple(adapter.name for adapter in adapters),
-        digests=adapter_digests(adapters),
+    return learned_from(
+        "regmean",
+        settings,
+        problem,
+        adapters,
         statistics=tuple(found),
     )
 
