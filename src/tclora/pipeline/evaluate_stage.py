@@ -16,10 +16,10 @@ from tclora.encoding import load_encoder
 from tclora.errors import ConfigError
 from tclora.evaluation import ChoiceSet, Contestant, DevSet, evaluate
 from tclora.models import Base, base_files_digest, load_base
+from tclora.pipeline.cluster_stage import read_labels
 from tclora.pipeline.layout import MULTI_TASK, RunFolder
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
-from tclora.pipeline.text_stages import read_labels
 from tclora.pipeline.train_stage import adapter_names
 from tclora.records import EvalRecord, from_json, to_json
 

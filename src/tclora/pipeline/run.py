@@ -11,12 +11,14 @@ from tclora.config import RunConfig, dump_config
 from tclora.errors import ConfigError
 from tclora.merging import parse_params
 from tclora.models import local_base_path
+from tclora.pipeline.cluster_stage import cluster_stage, read_cluster_record
+from tclora.pipeline.data_stage import data_stage
+from tclora.pipeline.encode_stage import encode_stage, read_encode_record
 from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record, read_held_out_record, task_file
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.merge_stage import check_weights, merge_stage, read_merge_records
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
-from tclora.pipeline.text_stages import cluster_stage, data_stage, encode_stage, read_cluster_record, read_encode_record
 from tclora.pipeline.train_stage import read_train_records, train_stage
 from tclora.records import MergeRecord
 from tclora.reporting import RunReport, write_report

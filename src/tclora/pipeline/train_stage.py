@@ -12,10 +12,10 @@ from tclora.artifacts import Manifest, read_json
 from tclora.config import RunConfig, TrainConfig
 from tclora.execution import Executor, LocalExecutor
 from tclora.models import base_files_digest
+from tclora.pipeline.cluster_stage import read_cluster_record
 from tclora.pipeline.layout import MULTI_TASK, RunFolder, cluster_name
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
-from tclora.pipeline.text_stages import read_cluster_record
 from tclora.records import TrainRecord, from_json
 from tclora.training import TrainJob, is_finished, train_adapter, train_library
 
