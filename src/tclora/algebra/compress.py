@@ -25,6 +25,9 @@ from tclora.shapes import Float, Int
 
 __all__ = ["CompressedStack", "compress_stack", "lift"]
 
+# Rows that fix the sign of a column, and the least share of a column's size that they must see, far above rounding.
+_SIGN_ROWS, _SEEN = 512, 1e-5
+
 
 @dataclass(frozen=True)
 class CompressedStack:
@@ -208,14 +211,20 @@ def _sized(module: _Module, size: Tensor, stack: ModuleStack) -> _Module:
 
 def _signs(basis: Basis, columns: Tensor) -> Tensor:
     """One sign per pair of columns, fixed by a direction of the full space, so that no choice of basis shows."""
-    d = basis.source.shape[0]
-    fixed = torch.arange(1, d + 1, dtype=columns.dtype, device=columns.device).mul(0.6180339887498949).frac() - 0.5
-    along = (fixed.to(basis.source.dtype) @ basis.source).to(columns.dtype) @ basis.turn @ columns
+    sizes = torch.linalg.vector_norm(columns, dim=0)
+    # A part of the rows tells nearly always; all of them are asked where a column is hardly seen in that part.
+    for every in (max(1, basis.source.shape[0] // _SIGN_ROWS), 1):
+        rows = basis.source[::every]
+        fixed = torch.arange(1, len(rows) + 1, dtype=columns.dtype, device=columns.device)
+        fixed = fixed.mul(0.6180339887498949).frac() - 0.5
+        along = basis.along((fixed.to(rows.dtype) @ rows).to(columns.dtype)) @ columns
+        if bool((along.abs() >= _SEEN * sizes).all()):
+            break
     return torch.where(along < 0, -1.0, 1.0).to(columns.dtype)
 
 
 def _nothing(basis: Basis) -> Basis:
-    return Basis(basis.source, basis.turn[:, :0])
+    return Basis(basis.source, basis.turn[:, :0])  # comes from QR, so nothing is to be solved
 
 
 def _refuse_non_finite(stack: ModuleStack, j: int, out_columns: Tensor, in_columns: Tensor) -> None:

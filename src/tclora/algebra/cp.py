@@ -31,6 +31,8 @@ _FIRST_SWEEPS, _N_SECOND, _SECOND_SWEEPS = 10, 8, 20
 # Problems with at least this many numbers in a block are swept in float32, which costs less than half, unless their
 # error comes near what float32 can tell from zero.
 _MANY, _NEAR_ZERO = 2**14, 0.03
+# A squared error below this share of what it is a difference of is taken from the residual: ten digits stay good.
+_CANCELS = 1e-5
 # Float64 numbers that one chunk of problems may hold at a time, about 256 MB.
 _CHUNK_NUMBERS = 2**25
 
@@ -132,8 +134,7 @@ def _solve_chunk(slices: Slices, cp_rank: int, effort: Effort) -> list[_Solved]:
     left = [j for j, found in solved.items() if found is None]
     if left:
         unsolved = slices.take(torch.tensor(left, device=slices.out_blocks.device))
-        start, names = make_starts(unsolved, cp_rank, n_starts=effort.n_starts, seed=effort.seed)
-        fits = _best_of_starts(unsolved, start, names, effort)
+        fits = _best_of_starts(unsolved, cp_rank, effort)
         solved.update(zip(left, fits, strict=True))
     return [found for found in solved.values() if found is not None]
 
@@ -147,19 +148,20 @@ def _shortcut(slices: Slices, j: int, cp_rank: int) -> _Solved | None:
     return None if terms is None else _Solved(terms, "svd")
 
 
-def _best_of_starts(slices: Slices, start: State, names: tuple[str, ...], effort: Effort) -> list[_Solved]:
+def _best_of_starts(slices: Slices, cp_rank: int, effort: Effort) -> list[_Solved]:
     """Sweep all starts a little, the better ones some more, and the best few to the end; one result per problem."""
-    rows = torch.arange(slices.m, device=start.out_factor.device)[:, None]
-    order = torch.arange(len(names), device=rows.device).expand(len(rows), -1)
     single = slices.out_blocks[0].numel() >= _MANY
     quick = slices.to(torch.float32) if single else slices
+    start, names = make_starts(quick, cp_rank, n_starts=effort.n_starts, seed=effort.seed)
+    rows = torch.arange(slices.m, device=start.out_factor.device)[:, None]
+    order = torch.arange(len(names), device=rows.device).expand(len(rows), -1)
     run, before, swept = None, 0, 0
     for n_kept, sweeps in _rounds(len(names), effort):
         if run is not None:
             best = torch.argsort(run.error, dim=1, stable=True)[:, :n_kept]
             order, start = order[rows, best], run.choose(rows, best).state
         last = swept + sweeps == effort.max_iter
-        run = run_als(quick, start.to(quick.out_blocks.dtype), sweeps=sweeps, tol=effort.tol if last else 0.0)
+        run = run_als(quick, start, sweeps=sweeps, tol=effort.tol if last else 0.0)
         before, swept = swept, swept + sweeps
     run = _polished(slices, cast(Run, run), effort) if single else cast(Run, run)
     # A degenerate fit is taken only where all of them are.
@@ -228,14 +230,28 @@ def _assemble(slices: Slices, size: Tensor, solved: list[_Solved]) -> CpFit:
 
 
 def _residual(slices: Slices, model: CpFactors) -> Tensor:
-    """The relative error of each problem, from the residual itself, a few adapters at a time."""
-    squared = torch.zeros(slices.m, dtype=torch.float64, device=slices.out_blocks.device)
+    """The relative error of each problem: from the expanded square, or from the residual itself where that is small."""
     coordinates = model.coordinates()
-    for i, block in enumerate(blocks_of(slices.ranks)):
-        rest = slices.out_blocks[:, :, block] @ slices.in_blocks[:, :, block].mT
-        rest -= (model.out_factor * coordinates[:, i, None]) @ model.in_factor.mT
-        squared += rest.square().sum(dim=(1, 2))
+    pairs = slices.add_up((slices.out_blocks.mT @ model.out_factor) * (slices.in_blocks.mT @ model.in_factor))
+    grams = torch.stack([factor.mT @ factor for factor in (model.out_factor, model.in_factor, coordinates)])
+    whole, shared = slices.size().square(), (pairs * coordinates).sum(dim=(1, 2))
+    held = grams.prod(dim=0).sum(dim=(1, 2))
+    squared = whole - 2 * shared + held
+    # The expanded square is good to some roundings of the largest of its parts; far above that nothing is lost.
+    small = squared < _CANCELS * torch.stack([whole, shared.abs(), held]).amax(dim=0)
+    for j in small.nonzero()[:, 0].tolist():
+        squared[j] = _rest(slices, j, (model.out_factor[j], coordinates[j], model.in_factor[j]))
     return squared.sqrt()
+
+
+def _rest(slices: Slices, j: int, terms: Terms) -> Tensor:
+    """The squared norm of what a model leaves of problem `j`, one adapter at a time."""
+    out_factor, coordinates, in_factor = terms
+    squared = out_factor.new_zeros(())
+    for i, block in enumerate(blocks_of(slices.ranks)):
+        rest = slices.out_blocks[j, :, block] @ slices.in_blocks[j, :, block].mT
+        squared += (rest - (out_factor * coordinates[i]) @ in_factor.mT).square().sum()
+    return squared
 
 
 _FACT_TYPES = {"n_iter": torch.int64, "converged": torch.bool, "exact": torch.bool, "start_spread": torch.float64}

@@ -9,6 +9,8 @@ is the core built.
 3. The same with the slices of the out or the in mode, where one of those is very short.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -47,11 +49,9 @@ def _kinds(slices: Slices, j: int) -> tuple[int, int]:
 
     A few random numbers of each adapter tell proportional ones; what follows from it is checked on the core.
     """
-    generator = torch.Generator().manual_seed(0)
-    heights = (slices.out_blocks.shape[1], slices.in_blocks.shape[1])
+    looks = _looks(slices.out_blocks.shape[1], slices.in_blocks.shape[1])
     out_view, in_view = (
-        torch.randn(_N_VIEWS, height, dtype=torch.float64, generator=generator).to(slices.out_blocks) @ side[j]
-        for height, side in zip(heights, (slices.out_blocks, slices.in_blocks), strict=True)
+        look.to(side) @ side[j] for look, side in zip(looks, (slices.out_blocks, slices.in_blocks), strict=True)
     )
     views = slices.add_up((out_view * in_view).mT[None])[0]
     norms = torch.linalg.vector_norm(views, dim=1, keepdim=True)
@@ -60,6 +60,13 @@ def _kinds(slices: Slices, j: int) -> tuple[int, int]:
     first = (norms[:, 0] > 0) & ~repeats
     counts = slices.add_up((slices.values[j] > _NEGLIGIBLE).to(views)[None])[0]
     return int(first.sum()), int(counts[first].sum())
+
+
+@lru_cache(maxsize=16)
+def _looks(p: int, q: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    out_look, in_look = (torch.randn(_N_VIEWS, d, dtype=torch.float64, generator=generator) for d in (p, q))
+    return out_look, in_look
 
 
 def _short_modes(slices: Slices, j: int, cp_rank: int) -> bool:

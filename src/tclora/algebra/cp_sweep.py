@@ -85,7 +85,7 @@ def _product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 def _scaled(slices: Slices, side: Tensor, adapter_rows: Tensor) -> Tensor:
     """`(m, s, R, P)` with every column times its adapter's coordinate."""
-    if len(set(slices.ranks)) == 1:
+    if slices.even:
         return (side.unflatten(3, (slices.n, slices.ranks[0])) * adapter_rows[..., None]).flatten(3)
     return side * adapter_rows.index_select(3, slices.owner)
 
@@ -93,7 +93,7 @@ def _scaled(slices: Slices, side: Tensor, adapter_rows: Tensor) -> Tensor:
 def _paired(slices: Slices, out_side: Tensor, in_side: Tensor) -> Tensor:
     """The inner products of the two sides over the columns of each adapter, `(m, s, R, n)`, in a fixed order."""
     product = out_side * in_side
-    if len(set(slices.ranks)) == 1:
+    if slices.even:
         return product.unflatten(3, (slices.n, slices.ranks[0])).sum(dim=4)
     return torch.stack([part.sum(dim=3) for part in product.split(list(slices.ranks), dim=3)], dim=3)
 
@@ -104,7 +104,8 @@ def _gram(rows: Tensor) -> Tensor:
 
 def _solve(gram: Tensor, mttkrp: Tensor, ridge: Tensor) -> Tensor:
     """`inv(gram + ridge I) @ mttkrp`, row for row of the transposed factor."""
-    system = gram + torch.diag_embed(ridge[:, :, None].expand(gram.shape[:3]))
+    system = gram.clone()
+    system.diagonal(dim1=2, dim2=3).add_(ridge[:, :, None])
     lower, _ = torch.linalg.cholesky_ex(system)
     # The systems are small and many: one inverse and one product each cost a third of solving with every row.
     return torch.cholesky_inverse(lower) @ mttkrp
@@ -112,6 +113,7 @@ def _solve(gram: Tensor, mttkrp: Tensor, ridge: Tensor) -> Tensor:
 
 def _balanced(rows: tuple[Tensor, Tensor, Tensor], grams: tuple[Tensor, Tensor, Tensor]) -> State:
     """Give the three columns of each term the same norm, read from the Gram matrices."""
-    norms = [gram.diagonal(dim1=-2, dim2=-1).sqrt()[..., None] for gram in grams]
-    common = (norms[0] * norms[1] * norms[2]) ** (1 / 3)
-    return State(*((f * (common / torch.where(x > 0, x, 1))).mT for f, x in zip(rows, norms, strict=True)))
+    norms = torch.stack([gram.diagonal(dim1=-2, dim2=-1) for gram in grams]).sqrt()
+    common = norms.prod(dim=0) ** (1 / 3)
+    share = (common / torch.where(norms > 0, norms, 1))[..., None]
+    return State(*((f * x).mT for f, x in zip(rows, share.unbind(), strict=True)))

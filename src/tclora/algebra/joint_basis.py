@@ -29,17 +29,30 @@ _LEAST_SINGLE_PIVOT = 0.4
 
 @dataclass(frozen=True)
 class Basis:
-    """The orthonormal basis `source @ turn` of one module's side, kept as this product."""
+    """The orthonormal basis `source @ turn` of one module's side, kept as this product.
+
+    `solved`: `turn` is an upper triangle and its inverse is meant, which is never built for a few columns.
+    """
 
     source: Float[Tensor, "d k"]
     turn: Float[Tensor, "k p"]
+    solved: bool = False
 
-    def lift(self, small: Float[Tensor, "p_wide R"]) -> Float[Tensor, "d R"]:
-        """`basis @ small`, in float32 from large float32 columns; rows of `small` beyond the basis are dropped."""
-        mixed = self.turn @ small[: self.turn.shape[1]].to(self.turn.dtype)
-        if _is_large(self.source):
-            return self.source @ mixed.to(self.source.dtype)
-        return self.source.to(self.turn.dtype) @ mixed
+    def mix(self, small: Float[Tensor, "p R"]) -> Float[Tensor, "k R"]:
+        """`turn @ small`: coordinates in the basis as coordinates in the columns of `source`."""
+        return torch.linalg.solve_triangular(self.turn, small, upper=True) if self.solved else self.turn @ small
+
+    def along(self, row: Float[Tensor, " k"]) -> Float[Tensor, " p"]:
+        """`row @ turn`."""
+        if self.solved:
+            return torch.linalg.solve_triangular(self.turn.mT, row[:, None], upper=False)[:, 0]
+        return row @ self.turn
+
+    def lift(self, small: Float[Tensor, "p_wide R"]) -> Float[Tensor, "R d"]:
+        """`(basis @ small).T`, in float32 from large float32 columns; rows of `small` beyond the basis are dropped."""
+        mixed = self.mix(small[: self.turn.shape[1]].to(self.turn.dtype))
+        dtype = self.source.dtype if _is_large(self.source) else self.turn.dtype
+        return mixed.to(dtype).mT @ self.source.to(dtype).mT
 
 
 @dataclass(frozen=True)
@@ -55,13 +68,14 @@ class Side:
         return torch.tensor(widths, device=self.bases[0].turn.device)
 
     def lift(self, small: Float[Tensor, "m p R"]) -> Float[Tensor, "m d R"]:
-        """Every module's small factor at full size."""
-        return torch.stack([basis.lift(part) for basis, part in zip(self.bases, small, strict=True)])
+        """Every module's small factor at full size, as a view of its rows: wide products are the faster ones."""
+        return torch.stack([basis.lift(part) for basis, part in zip(self.bases, small, strict=True)]).mT
 
     def basis(self) -> Float[Tensor, "m d p"]:
         """The bases as matrices, filled up with zero columns to one width."""
         width = max(1, *(basis.turn.shape[1] for basis in self.bases))
-        columns = [basis.source.to(basis.turn.dtype) @ basis.turn for basis in self.bases]
+        eyes = [torch.eye(b.turn.shape[1], dtype=b.turn.dtype, device=b.turn.device) for b in self.bases]
+        columns = [b.source.to(b.turn.dtype) @ b.mix(eye) for b, eye in zip(self.bases, eyes, strict=True)]
         return torch.stack([pad(c, (0, width - c.shape[1])) for c in columns])
 
 
@@ -86,7 +100,7 @@ def _is_large(columns: Tensor) -> bool:
 def _cholesky(
     columns: Tensor, dtype: torch.dtype, least_pivot: float, source: Tensor | None = None
 ) -> tuple[Tensor, Basis] | None:
-    gram = (columns.mT @ columns).to(dtype)
+    gram = _lower_gram(columns).to(dtype)
     norms = gram.diagonal().sqrt()
     # An overflow or a NaN shows in the norms; squares that vanish would not, and those columns need QR.
     if not bool((norms > _TINY).all() and torch.isfinite(norms).all()):
@@ -95,9 +109,16 @@ def _cholesky(
     if int(info) or not float(lower.diagonal().min()) >= least_pivot:
         return None
     coordinates = lower.mT * norms
-    eye = torch.eye(len(gram), dtype=dtype, device=gram.device)
-    turn = torch.linalg.solve_triangular(coordinates, eye, upper=True)
-    return coordinates, Basis(columns if source is None else source, turn)
+    return coordinates, Basis(columns if source is None else source, coordinates, solved=True)
+
+
+def _lower_gram(columns: Tensor) -> Tensor:
+    """The lower triangle of the Gram matrix, and some of the upper one, in three quarters of the time of all."""
+    half = columns.shape[1] // 2
+    gram = columns.new_zeros(columns.shape[1], columns.shape[1])
+    gram[:half, :half] = columns[:, :half].mT @ columns[:, :half]
+    gram[half:] = columns[:, half:].mT @ columns
+    return gram
 
 
 def _whole_space(wide: Tensor) -> tuple[Tensor, Basis] | None:
@@ -127,4 +148,4 @@ def shared_basis(wide: Basis, unit_blocks: Float[Tensor, "k P"], tol: float) -> 
     """
     u, s, vh = torch.linalg.svd(unit_blocks, full_matrices=False)
     rank = int(((s > tol * s[:1]) & (s > 0)).sum())
-    return s[:rank, None] * vh[:rank], Basis(wide.source, wide.turn @ u[:, :rank])
+    return s[:rank, None] * vh[:rank], Basis(wide.source, wide.mix(u[:, :rank]))

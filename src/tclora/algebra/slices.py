@@ -38,6 +38,11 @@ class Slices:
         return len(self.ranks)
 
     @cached_property
+    def even(self) -> bool:
+        """Whether all slices have as many columns."""
+        return len(set(self.ranks)) == 1
+
+    @cached_property
     def owner(self) -> Int[Tensor, " P"]:
         """The slice that each column belongs to."""
         device = self.out_blocks.device
@@ -60,13 +65,13 @@ class Slices:
 
     def spread(self, per_slice: Tensor) -> Tensor:
         """`(m, n, ...)` to `(m, P, ...)`: what belongs to a slice, for each of its columns."""
-        if len(set(self.ranks)) == 1:
+        if self.even:
             return per_slice.repeat_interleave(self.ranks[0], dim=1)
         return per_slice.index_select(1, self.owner)
 
     def add_up(self, per_column: Tensor) -> Tensor:
         """`(m, P, ...)` to `(m, n, ...)`: the sum over the columns of each slice, added in a fixed order."""
-        if len(set(self.ranks)) == 1:
+        if self.even:
             return per_column.unflatten(1, (self.n, self.ranks[0])).sum(dim=2)
         parts = [part.sum(dim=1) for part in per_column.split(list(self.ranks), dim=1)]
         return torch.stack(parts, dim=1)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tclora.cli.console import emit_json, progress_for, show_table
+from tclora.cli.read_ahead import read_ahead
 from tclora.errors import ConfigError
 
 __all__ = ["merge"]
@@ -51,6 +52,7 @@ def merge(
 
     Give one YAML file instead of adapters: of a merge, and flags win over it; or of a run, for its merge stage.
     """
+    read_ahead(adapters)
     from tclora.cli.merge_flags import MergeFlags, merge_file_from
 
     flags = MergeFlags(

@@ -22,7 +22,7 @@ from tclora.algebra import ModuleStack
 from tclora.errors import ConfigError, MissingExtraError, NumericalError
 from tclora.merging.identity import identity_error
 from tclora.merging.method import MergedStack, MergeFunction
-from tclora.merging.plan import MergePlan, ModuleGroup, stack_modules
+from tclora.merging.plan import MergePlan, ModuleGroup, Room, stack_modules
 
 __all__ = ["MergedGroup", "map_batches", "merge_groups", "resolve_device", "resolve_workers"]
 
@@ -49,12 +49,14 @@ def merge_groups(
 ) -> Iterator[MergedGroup]:
     """Merge the batches of a plan, in order; at most `workers + 1` batches are held at any time."""
     lock = threading.Lock() if device.type == "cuda" else None
+    rooms = threading.local()
 
     def work(job: tuple[int, ModuleGroup]) -> MergedGroup:
         turn, group = job
-        stack = stack_modules(plan.adapters, group)
         if lock is None:
-            return _merge_group(group, plan, function, stack, turn)
+            rooms.own = rooms.__dict__.get("own") or Room()
+            return _merge_group(group, plan, function, stack_modules(plan.adapters, group, rooms.own), turn)
+        stack = stack_modules(plan.adapters, group)
         with lock:
             on_device = replace(stack, out_stack=stack.out_stack.to(device), in_stack=stack.in_stack.to(device))
             return _merge_group(group, plan, function, on_device, turn)
@@ -124,7 +126,7 @@ def _merge_group(
     errors = result.relative_error.tolist()
     return MergedGroup(
         factors={
-            name: LoraFactors(lora_a=lora_a[j].contiguous(), lora_b=lora_b[j].contiguous())
+            name: LoraFactors(lora_a=_own(lora_a[j], stack), lora_b=_own(lora_b[j], stack))
             for j, name in enumerate(group.names)
         },
         modules={
@@ -136,6 +138,13 @@ def _merge_group(
         whole=float(result.size.square().sum()),
         identity_error=identity_error(stack, function, params, turn),
     )
+
+
+def _own(factor: Tensor, stack: ModuleStack) -> Tensor:
+    """The factor in rows, and in memory that the next batch does not use."""
+    rows = factor.contiguous()
+    taken = {side.untyped_storage().data_ptr() for side in (stack.out_stack, stack.in_stack)}
+    return rows.clone() if rows.untyped_storage().data_ptr() in taken else rows
 
 
 def _refuse_overflow(group: ModuleGroup, lora_b: Tensor, lora_a: Tensor) -> None:

@@ -4,11 +4,14 @@ Adapters are put in the order of their weights before anything is computed, so t
 the hash seed and the process cannot change a bit of the result. Batches are small: memory is bounded by those at work.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from tclora.adapters import Adapter, ModuleShape, check_mergeable, content_key, copy_factors, weights_digest
 from tclora.algebra import ModuleStack, blocks_of
@@ -16,13 +19,13 @@ from tclora.errors import ConfigError
 from tclora.merging.method import Params
 from tclora.merging.settings import ModuleSettings
 
-__all__ = ["MergePlan", "ModuleGroup", "plan_merge", "stack_modules", "with_params"]
+__all__ = ["MergePlan", "ModuleGroup", "Room", "plan_merge", "stack_modules", "with_params"]
 
 # Bytes of one batch's stacks, and the copies of them that a method may hold at once.
-_GROUP_BYTES = 200_000_000
+_GROUP_BYTES = 300_000_000
 _COPIES = 2
 # Enough to share the overhead of a call, few enough to leave work for every worker.
-_MOST_MODULES = 8
+_MOST_MODULES = 12
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,34 @@ def with_params(plan: MergePlan, params: Mapping[str, Params]) -> MergePlan:
     return MergePlan(plan.adapters, plan.order, _groups(plan.adapters, params), settings)
 
 
-def stack_modules(adapters: Sequence[Adapter], group: ModuleGroup) -> ModuleStack:
-    """Read the group's factors and set them side by side; a missing module is a block of no columns."""
+class Room:
+    """Memory for one stack at a time, taken again for the next: a fresh page costs more than what is written to it."""
+
+    def __init__(self):
+        self._held: dict[str, np.ndarray] = {}
+
+    def take(self, side: str, *sizes: int, dtype: torch.dtype) -> Tensor:
+        """An array of these sizes with anything in it; it is this room's last one of the side that stays valid."""
+        kind = np.float64 if dtype == torch.float64 else np.float32
+        count, held = math.prod(sizes), self._held.get(side)
+        if held is None or held.dtype != kind or held.size < count:
+            # NumPy asks the system for huge pages, which torch does not.
+            held = self._held[side] = np.empty(count, dtype=kind)
+        return torch.from_numpy(held[:count]).view(*sizes)
+
+
+def stack_modules(adapters: Sequence[Adapter], group: ModuleGroup, room: Room | None = None) -> ModuleStack:
+    """Read the group's factors and set them side by side; a missing module is a block of no columns.
+
+    With a `room` the stack lies in its memory, and is gone when the room is used again.
+    """
     m, total_rank = len(group.names), sum(group.ranks)
     doubles = (a.shapes[name].is_double for a in adapters for name in group.names if name in a.shapes)
     dtype = torch.float64 if any(doubles) else torch.float32
-    out_stack = torch.empty(m, group.d_out, total_rank, dtype=dtype)
+    room = room or Room()
+    out_stack = room.take("out", m, group.d_out, total_rank, dtype=dtype)
     # Rows of lora_a stay rows; the stack is a view of them.
-    in_rows = torch.empty(m, total_rank, group.d_in, dtype=dtype)
+    in_rows = room.take("in", m, total_rank, group.d_in, dtype=dtype)
     for adapter, block in zip(adapters, blocks_of(group.ranks), strict=True):
         if block.stop > block.start:
             for j, name in enumerate(group.names):
@@ -151,11 +174,13 @@ def _groups(adapters: Sequence[Adapter], params: Mapping[str, Params]) -> tuple[
         shape = shapes[name]
         ranks = tuple(a.shapes[name].r if name in a.shapes else 0 for a in adapters)
         by_key.setdefault((shape.d_out, shape.d_in, shape.kind, ranks, id(params.get(name))), []).append(name)
-    return tuple(
+    groups = (
         ModuleGroup(tuple(part), d_out, d_in, kind, ranks, params.get(part[0]))
         for (d_out, d_in, kind, ranks, _), names in by_key.items()
         for part in _parts(names, d_out, d_in, sum(ranks))
     )
+    # The largest first: then no worker is left with much to do when the others are done.
+    return tuple(sorted(groups, key=lambda g: -len(g.names) * (g.d_out + g.d_in) * sum(g.ranks)))
 
 
 def _parts(names: list[str], d_out: int, d_in: int, total_rank: int) -> list[list[str]]:
