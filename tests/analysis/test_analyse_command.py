@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from stacks import write_peft
+from safetensors.torch import save_file
+from stacks import SHAPES, write_peft
 
 from tclora.analysis import Analysis
 from tclora.analysis.write import ANALYSIS_FILES
@@ -122,6 +123,13 @@ def test_the_json_file_is_read_back_as_the_record(written):
     assert [pair.first for pair in analysis.pairs] == [pair["first"] for pair in data["pairs"]]
 
 
+def test_the_json_file_has_a_line_for_each_module(written):
+    lines = (written / "analysis.json").read_text().splitlines()
+    modules = [json.loads(line.rstrip(",")) for line in lines if line.startswith('{"module"')]
+    assert [m["module"] for m in modules] == [m["module"] for m in json.loads("\n".join(lines))["modules"]]
+    assert len(modules) == 4
+
+
 def test_the_tables_hold_what_the_json_holds(written):
     analysis = from_json(Analysis, json.loads((written / "analysis.json").read_text()))
     modules = rows_of(written / "modules.csv")
@@ -228,6 +236,56 @@ def test_other_bases_are_warned_about_by_name(library, tmp_path):
     done = tclora("analyse", library[0][1], tmp_path / "stranger", "--cp-rank", 0, "--quiet")
     assert done.returncode == 0
     assert "org/other" in done.stderr
+
+
+def write_base(folder: Path, n_layers: int) -> Path:
+    """The headers of a base that the adapters of `library` fit, with some more layers perhaps."""
+    tensors = {
+        f"model.layers.{n}.{leaf}.weight": torch.zeros(shape) for n in range(n_layers) for leaf, shape in SHAPES.items()
+    }
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return folder
+
+
+def test_layers_of_the_base_without_an_adapter_are_told(library, tmp_path):
+    base = write_base(tmp_path / "base", 3)
+    done = tclora("analyse", *library[0], "--base", base, "--cp-rank", 0, "--quiet", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "in layers 0, 1, and the base also in layer 2" in done.stderr
+    notes = json.loads(done.stdout)["notes"]
+    assert notes == sorted(notes)
+    assert any(note.startswith("rslora has ") for note in notes)
+    whole = tclora("analyse", *library[0], "--base", write_base(tmp_path / "whole", 2), "--cp-rank", 0, "--json")
+    assert json.loads(whole.stdout)["notes"] == []
+
+
+def test_merge_tells_the_same_layers(library, tmp_path):
+    base = write_base(tmp_path / "base", 3)
+    done = tclora("merge", *library[0], "-o", tmp_path / "out", "--method", "mean", "--base", base, "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert "in layers 0, 1, and the base also in layer 2" in done.stderr
+
+
+def test_a_base_that_lacks_a_layer_of_the_adapters_is_refused(library, tmp_path):
+    done = tclora("analyse", *library[0], "--base", write_base(tmp_path / "base", 1), "--cp-rank", 0)
+    assert done.returncode == 2
+    assert "is not in the base" in done.stderr
+
+
+def test_a_base_known_by_its_id_is_compared_by_name(library):
+    done = tclora("analyse", *library[0], "--base", "org/base", "--cp-rank", 0, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = tclora("analyse", *library[0], "--base", "org/other", "--cp-rank", 0, "--quiet")
+    assert done.returncode == 0
+    assert "plain names the base org/base, not org/other" in done.stderr
+
+
+def test_a_folder_that_is_not_there_is_no_id(library):
+    done = tclora("analyse", *library[0], "--base", "./nowhere/base", "--cp-rank", 0)
+    assert done.returncode == 2
+    assert "config.json" in done.stderr
 
 
 def test_a_terminal_gets_colors(monkeypatch):

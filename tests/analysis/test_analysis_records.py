@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from planted_overlap import EXACT, adapter_names, figures_of, rough_stack
+from planted_overlap import EXACT, adapter_names, dense_deltas, figures_of, rough_stack
 
 from tclora.algebra import ModuleStack
-from tclora.analysis import AnalysisSettings, analyse_stacks
+from tclora.analysis import AnalysisSettings, analyse_stacks, overlap
 from tclora.analysis.paths import Place, places_of
 from tclora.errors import ConfigError, ShapeError
 
@@ -181,3 +181,31 @@ def test_wrong_requests_are_refused():
         analyse_stacks([], adapter_names(2))
     with pytest.raises(ConfigError, match="'cp_rank' of an analysis is too small"):
         AnalysisSettings(cp_rank=0)
+
+
+def test_figures_are_the_same_with_and_without_a_cp_model():
+    stack = rough_stack((3, 1, 0, 4), m=2)
+    with_model, without = (
+        analyse_stacks([stack], adapter_names(4), AnalysisSettings(cp_rank=rank)) for rank in (3, None)
+    )
+    for one, two in zip(with_model.modules, without.modules, strict=True):
+        assert one.cp is not None
+        assert two.cp is None
+        bare = {"cp": None, "curve": ()}
+        assert dataclasses.replace(one, **bare) == dataclasses.replace(two, **bare)
+
+
+def test_more_columns_than_rows_are_measured_in_joint_bases():
+    """Eight adapters of rank 4 in 20 dimensions; as many figures, and the dense cosine."""
+    stack = rough_stack((4,) * 8, d_out=20, d_in=40)
+    figures, deltas = figures_of(stack, cp_rank=3), dense_deltas(stack)
+    wanted = (deltas[0] * deltas[1]).sum() / np.linalg.norm(deltas[0]) / np.linalg.norm(deltas[1])
+    assert figures.pairs[0].cosine == pytest.approx(wanted, abs=EXACT)
+    assert figures.out_effective_rank <= 20 < figures.in_effective_rank
+
+
+def test_few_pairs_at_a_time_change_no_angle(monkeypatch):
+    stack = rough_stack((3, 1, 3, 1, 2), m=2)
+    whole = analysis_of(stack)
+    monkeypatch.setattr(overlap, "_CHUNK_NUMBERS", 1)
+    assert differences(whole, analysis_of(stack)) == []

@@ -9,7 +9,7 @@ import torch
 from planted_overlap import EXACT, dense_deltas, rough_stack
 
 from tclora.algebra import ModuleStack
-from tclora.analysis import sign_conflict
+from tclora.analysis import sign_conflict, signs
 
 
 def dense_signs(deltas: list[np.ndarray]) -> dict[str, float]:
@@ -67,3 +67,24 @@ def test_samples_belong_to_the_seed_and_the_modules_name():
     renamed = dataclasses.replace(stack, names=("other",))
     assert not torch.equal(first.cancelled, sign_conflict(renamed, grid=16).cancelled)
     assert not torch.equal(first.cancelled, sign_conflict(stack, seed=1, grid=16).cancelled)
+
+
+def test_float32_stacks_and_chunks_of_modules_change_no_share(monkeypatch):
+    stack = rough_stack((3, 2, 4), m=5, d_out=60, d_in=60)
+    single = dataclasses.replace(stack, out_stack=stack.out_stack.float(), in_stack=stack.in_stack.float())
+    whole = sign_conflict(single)
+    monkeypatch.setattr(signs, "_CHUNK_NUMBERS", 1)
+    for name in ("share", "weighted", "cancelled", "pair_share", "pair_weighted"):
+        assert torch.equal(getattr(sign_conflict(single), name), getattr(whole, name))
+        # 3,600 entries, of which rounding may turn the sign of one that nearly vanishes.
+        assert getattr(whole, name).numpy() == pytest.approx(getattr(sign_conflict(stack), name).numpy(), abs=3e-4)
+
+
+def test_sizes_near_the_ends_of_float32_are_compared():
+    stack = rough_stack((2, 3), d_out=40, d_in=40)
+    plain = sign_conflict(stack)
+    for size in (1e-18, 1e18):
+        big = dataclasses.replace(
+            stack, out_stack=(size * stack.out_stack).float(), in_stack=(size * stack.in_stack).float()
+        )
+        assert float(sign_conflict(big).pair_weighted) == pytest.approx(float(plain.pair_weighted), abs=1e-5)

@@ -1,7 +1,7 @@
 """Where adapters of one base model collide: all measures of all modules, without the base model.
 
 In: stacks of modules, one after another, so that a library larger than memory can be analyzed. Out: an `Analysis` of
-plain numbers. Everything is taken from the factors in their joint bases; nothing of size `d_out * d_in` is built.
+plain numbers. Everything is taken from the factors; nothing of size `d_out * d_in` is built.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tclora.algebra import ModuleStack
-from tclora.analysis.columns import adapter_pairs
+from tclora.analysis.grams import adapter_pairs
 from tclora.analysis.measure import Measured, measure_stack
 from tclora.analysis.overlap import pair_cosines
 from tclora.analysis.paths import places_of

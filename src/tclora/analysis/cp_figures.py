@@ -4,10 +4,13 @@ In: a compressed stack. Out: `CpFigures` per module, and the curve of fit agains
 values, which cost nothing, and fits where they are asked for.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from tclora.algebra import CompressedStack, CpFit, cp_als
-from tclora.algebra.cp_bounds import CpBounds
+from tclora.analysis.fit_bounds import fit_bounds
+from tclora.analysis.grams import SingularGrams
 from tclora.analysis.interference import cp_singular_task_interference
 from tclora.analysis.records import CpFigures, FitPoint
 from tclora.analysis.settings import AnalysisSettings
@@ -19,17 +22,21 @@ __all__ = ["CURVE_RANKS", "cp_figures", "fit_cp", "fit_curves"]
 CURVE_RANKS = (1, 2, 5, 10, 20, 40)
 
 
-def fit_cp(compressed: CompressedStack, cp_rank: int, settings: AnalysisSettings) -> CpFit:
-    """The CP model that the analysis looks at: few starts and sweeps, for its figures settle early."""
-    return cp_als(
-        compressed,
-        cp_rank,
-        max_iter=settings.max_iter,
-        n_starts=settings.n_starts,
-        n_finalists=1,
-        tol=1e-5,
-        seed=settings.seed,
-    )
+def fit_cp(compressed: CompressedStack, settings: AnalysisSettings) -> dict[int, CpFit]:
+    """The CP models that the analysis looks at, by number of terms: few starts and sweeps, for figures settle early."""
+    ranks = _curve_ranks(compressed.out_blocks.shape[2], settings) if settings.curve else [settings.cp_rank or 1]
+    return {
+        rank: cp_als(
+            compressed,
+            rank,
+            max_iter=settings.max_iter,
+            n_starts=settings.n_starts,
+            n_finalists=1,
+            tol=1e-5,
+            seed=settings.seed,
+        )
+        for rank in ranks
+    }
 
 
 def cp_figures(fit: CpFit, cp_rank: int, n_present: Int[Tensor, " m"]) -> list[CpFigures]:
@@ -64,19 +71,21 @@ def cp_figures(fit: CpFit, cp_rank: int, n_present: Int[Tensor, " m"]) -> list[C
 
 
 def fit_curves(
-    compressed: CompressedStack, bounds: CpBounds, fit: CpFit | None, settings: AnalysisSettings
+    grams: SingularGrams, gram: Tensor, settings: AnalysisSettings, fits: Mapping[int, CpFit]
 ) -> list[tuple[FitPoint, ...]]:
     """Fit against number of terms for each module, at a few ranks up to P and at the rank of the analysis.
 
-    `fit` is the model at that rank. The models at the other ranks are fitted only where `settings.curve` asks for them.
+    `gram` holds the inner products of the deltas, `fits` the models that were fitted, by rank.
     """
-    chosen = settings.cp_rank or 0
-    ranks = sorted({r for r in CURVE_RANKS if r <= max(1, compressed.out_blocks.shape[2])} | ({chosen} - {0}))
-    points = []
-    for rank in ranks:
-        made = fit if rank == chosen else fit_cp(compressed, rank, settings) if settings.curve else None
-        errors = [None] * compressed.m if made is None else made.relative_error.tolist()
-        least, reached = (bound.tolist() for bound in bounds.relative_errors(rank))
-        rows = zip(reached, least, errors, strict=True)
-        points.append([FitPoint(rank, 1 - a, 1 - b, None if e is None else 1 - e) for a, b, e in rows])
+    ranks = _curve_ranks(sum(grams.ranks), settings)
+    reached, at_most = (bound.mT.tolist() for bound in fit_bounds(grams, gram, ranks))
+    fitted = [(1 - fits[r].relative_error).tolist() if r in fits else [None] * len(gram) for r in ranks]
+    points = [
+        [FitPoint(rank, *fit) for fit in zip(*columns, strict=True)]
+        for rank, *columns in zip(ranks, reached, at_most, fitted, strict=True)
+    ]
     return [tuple(column) for column in zip(*points, strict=True)]
+
+
+def _curve_ranks(total_rank: int, settings: AnalysisSettings) -> list[int]:
+    return sorted({r for r in CURVE_RANKS if r <= max(1, total_rank)} | ({settings.cp_rank or 0} - {0}))

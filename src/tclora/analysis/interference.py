@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tclora.algebra import CompressedStack, CpFactors
-from tclora.analysis.columns import SingularColumns, singular_columns
+from tclora.analysis.grams import SingularGrams, grams_of
 from tclora.shapes import Float
 
 __all__ = ["Interference", "cp_singular_task_interference", "interference_of", "singular_task_interference"]
@@ -34,12 +34,12 @@ def singular_task_interference(compressed: CompressedStack) -> Interference:
     Source: Gargiulo et al. 2024, arXiv 2412.00081. Taken at numerical rank: a dense SVD would add arbitrary vectors of
         the null space.
     """
-    return interference_of(singular_columns(compressed))
+    return interference_of(grams_of(compressed))
 
 
-def interference_of(columns: SingularColumns) -> Interference:
-    """`singular_task_interference` where the columns are at hand."""
-    return _interference(columns.out_unit, columns.in_unit, columns.values)
+def interference_of(grams: SingularGrams) -> Interference:
+    """`singular_task_interference` where the inner products are at hand."""
+    return _interference(grams.out_gram, grams.in_gram, grams.values)
 
 
 def cp_singular_task_interference(factors: CpFactors) -> Interference:
@@ -53,12 +53,12 @@ def cp_singular_task_interference(factors: CpFactors) -> Interference:
     """
     against = factors.adapter_factor.sum(dim=1) < 0
     signed = torch.where(against[:, None], -factors.out_factor, factors.out_factor)
-    return _interference(signed, factors.in_factor, factors.weights)
+    return _interference(signed.mT @ signed, factors.in_factor.mT @ factors.in_factor, factors.weights)
 
 
-def _interference(out_unit: Tensor, in_unit: Tensor, weights: Tensor) -> Interference:
+def _interference(out_gram: Tensor, in_gram: Tensor, weights: Tensor) -> Interference:
     # A spare column is zero and has weight 0, so it adds nothing with its diagonal entry at 0 instead of -1.
-    out_rest, in_rest = (_without_diagonal(side.mT @ side) for side in (out_unit, in_unit))
+    out_rest, in_rest = (_without_diagonal(gram) for gram in (out_gram, in_gram))
     raw = ((out_rest * weights[:, None]) @ in_rest).abs().sum(dim=(1, 2))
     total = weights.sum(dim=1)
     return Interference(raw, torch.where(total > 0, raw / torch.where(total > 0, total, 1), 0))

@@ -1,8 +1,8 @@
 """All measures of one batch of modules, from stack to figures.
 
 In: a `ModuleStack` and the names of its adapters. Out: `ModuleFigures` for each module, and the inner products of its
-deltas, from which cosines over all modules are made. One compression serves every measure but the signs, which need
-entries.
+deltas, from which cosines over all modules are made. One set of inner products of singular vectors serves every measure
+but the signs, which need entries; only a CP model needs joint bases.
 """
 
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tclora.algebra import CompressedStack, ModuleStack, compress_stack
-from tclora.algebra.cp_bounds import CpBounds, adapter_gram, cp_bounds
-from tclora.analysis.columns import SingularColumns, adapter_pairs, singular_columns
 from tclora.analysis.cp_figures import cp_figures, fit_cp, fit_curves
+from tclora.analysis.gram_path import singular_grams
+from tclora.analysis.grams import SingularGrams, adapter_gram, adapter_pairs, grams_of
 from tclora.analysis.interference import interference_of
 from tclora.analysis.overlap import pair_cosines, principal_cosines, shared_energy
+from tclora.analysis.own_axes import in_own_axes
 from tclora.analysis.records import AdapterFigures, CpFigures, FitPoint, ModuleFigures, PairFigures
 from tclora.analysis.settings import AnalysisSettings
 from tclora.analysis.signs import SignConflict, sign_conflict
@@ -38,13 +39,13 @@ def measure_stack(stack: ModuleStack, adapters: tuple[str, ...], settings: Analy
     Raises:
         NumericalError: a factor holds NaN or infinity; names module and adapter.
     """
-    compressed = compress_stack(stack)
-    columns, gram, bounds = singular_columns(compressed), adapter_gram(compressed), cp_bounds(compressed)
+    grams, compressed = _inner_products(stack, settings)
+    gram = adapter_gram(grams)
     signs = sign_conflict(stack, seed=settings.seed, grid=settings.grid)
-    pairs = _pair_columns(columns, gram, signs)
-    scalars = _overlap_columns(columns, gram, pairs) | _sign_columns(pairs, signs) | _spectrum_columns(bounds)
-    fits, curves = _cp(compressed, bounds, _n_present(gram), settings)
-    per_adapter, per_pair = _adapter_rows(columns, gram, adapters), _pair_rows(pairs, adapters)
+    pairs = _pair_columns(grams, gram, signs)
+    scalars = _overlap_columns(grams, gram, pairs) | _sign_columns(pairs, signs) | _spectrum_columns(grams)
+    fits, curves = _cp(compressed, grams, gram, settings)
+    per_adapter, per_pair = _adapter_rows(grams, gram, adapters), _pair_rows(pairs, adapters)
     modules = [
         ModuleFigures(
             module=name,
@@ -63,21 +64,36 @@ def measure_stack(stack: ModuleStack, adapters: tuple[str, ...], settings: Analy
     return Measured(tuple(modules), gram)
 
 
-def plain(column: Tensor) -> list:
-    """A tensor of one axis as numbers, NaN as None."""
-    return [None if value != value else value for value in column.tolist()]
+def plain(columns: Tensor) -> list:
+    """A tensor as nested lists of numbers, NaN as None."""
+    return _without_nan(columns.tolist())
 
 
-def _pair_columns(columns: SingularColumns, gram: Tensor, signs: SignConflict) -> dict[str, Tensor]:
+def _without_nan(values: list) -> list:
+    return [_without_nan(value) if isinstance(value, list) else (None if value != value else value) for value in values]
+
+
+def _inner_products(stack: ModuleStack, settings: AnalysisSettings) -> tuple[SingularGrams, CompressedStack | None]:
+    """What all measures of overlap are taken from, and what CP models are fitted to, where any are."""
+    if 0 < stack.total_rank <= min(stack.out_stack.shape[1], stack.in_stack.shape[1]):
+        grams = singular_grams(stack)
+        return grams, in_own_axes(stack.names, grams) if settings.fits_models else None
+    # With more columns than rows, joint bases are smaller than a Gram matrix of columns.
+    compressed = compress_stack(stack)
+    return grams_of(compressed), compressed if settings.fits_models else None
+
+
+def _pair_columns(grams: SingularGrams, gram: Tensor, signs: SignConflict) -> dict[str, Tensor]:
+    """What `PairFigures` holds of each pair, in its order of fields."""
     found = {"cosine": pair_cosines(gram)}
-    for side, unit in (("out", columns.out_unit), ("in", columns.in_unit)):
-        cosines = principal_cosines(unit, columns)
+    for side, inner in (("out", grams.out_gram), ("in", grams.in_gram)):
+        cosines = principal_cosines(inner, grams)
         found |= {f"{side}_cosine_{name}": getattr(cosines, name) for name in ("mean", "largest", "smallest")}
     return found | {"sign_conflict": signs.pair_share, "sign_conflict_weighted": signs.pair_weighted}
 
 
-def _overlap_columns(columns: SingularColumns, gram: Tensor, pairs: dict[str, Tensor]) -> dict[str, list]:
-    sti = interference_of(columns)
+def _overlap_columns(grams: SingularGrams, gram: Tensor, pairs: dict[str, Tensor]) -> dict[str, list]:
+    sti = interference_of(grams)
     found = {
         "n_present": _n_present(gram),
         "sti": sti.raw,
@@ -100,21 +116,23 @@ def _sign_columns(pairs: dict[str, Tensor], signs: SignConflict) -> dict[str, li
     return {name: plain(column) for name, column in found.items()}
 
 
-def _spectrum_columns(bounds: CpBounds) -> dict[str, list]:
-    found = {"norm": bounds.energy.sqrt()}
-    for side, spectrum in (("out", bounds.out_spectrum), ("in", bounds.in_spectrum)):
+def _spectrum_columns(grams: SingularGrams) -> dict[str, list]:
+    found = {"norm": grams.values.square().sum(dim=1).sqrt()}
+    for side, spectrum in (("out", grams.out_spectrum), ("in", grams.in_spectrum)):
         found |= {f"{side}_effective_rank": entropy_rank(spectrum), f"{side}_participation": participation(spectrum)}
     return {name: plain(column) for name, column in found.items()}
 
 
 def _cp(
-    compressed: CompressedStack, bounds: CpBounds, n_present: Tensor, settings: AnalysisSettings
+    compressed: CompressedStack | None, grams: SingularGrams, gram: Tensor, settings: AnalysisSettings
 ) -> tuple[list[CpFigures | None], list[tuple[FitPoint, ...]]]:
-    if settings.cp_rank is None:
-        return [None] * compressed.m, fit_curves(compressed, bounds, None, settings)
-    fit = fit_cp(compressed, settings.cp_rank, settings)
-    figures = cp_figures(fit, settings.cp_rank, n_present)
-    return list(figures), fit_curves(compressed, bounds, fit, settings)
+    if compressed is None:
+        return [None] * len(gram), fit_curves(grams, gram, settings, {})
+    fits = fit_cp(compressed, settings)
+    figures: list[CpFigures | None] = [None] * len(gram)
+    if settings.cp_rank is not None:
+        figures = list(cp_figures(fits[settings.cp_rank], settings.cp_rank, _n_present(gram)))
+    return figures, fit_curves(grams, gram, settings, fits)
 
 
 def _n_present(gram: Tensor) -> Tensor:
@@ -122,31 +140,14 @@ def _n_present(gram: Tensor) -> Tensor:
     return (gram.diagonal(dim1=1, dim2=2) > 0).sum(dim=1)
 
 
-def _adapter_rows(
-    columns: SingularColumns, gram: Tensor, adapters: tuple[str, ...]
-) -> list[tuple[AdapterFigures, ...]]:
-    values = columns.by_adapter(columns.values)
-    norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt().tolist()
-    entropy, energy = entropy_rank(values).tolist(), participation(values).tolist()
-    return [
-        tuple(
-            AdapterFigures(name, columns.ranks[i], norms[j][i], entropy[j][i], energy[j][i])
-            for i, name in enumerate(adapters)
-        )
-        for j in range(len(norms))
-    ]
+def _adapter_rows(grams: SingularGrams, gram: Tensor, adapters: tuple[str, ...]) -> list[tuple[AdapterFigures, ...]]:
+    values = grams.by_adapter(grams.values)
+    norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    columns = [column.tolist() for column in (norms, entropy_rank(values), participation(values))]
+    return [tuple(map(AdapterFigures, adapters, grams.ranks, *figures)) for figures in zip(*columns, strict=True)]
 
 
 def _pair_rows(pairs: dict[str, Tensor], adapters: tuple[str, ...]) -> list[tuple[PairFigures, ...]]:
-    names = [
-        (adapters[i], adapters[k]) for i, k in zip(*(x.tolist() for x in adapter_pairs(len(adapters))), strict=True)
-    ]
-    plain_pairs = {key: [plain(row) for row in column] for key, column in pairs.items()}
-    m = pairs["cosine"].shape[0]
-    return [
-        tuple(
-            PairFigures(first, second, **{key: column[j][k] for key, column in plain_pairs.items()})
-            for k, (first, second) in enumerate(names)
-        )
-        for j in range(m)
-    ]
+    first, second = ([adapters[i] for i in places.tolist()] for places in adapter_pairs(len(adapters)))
+    columns = [plain(column) for column in pairs.values()]
+    return [tuple(map(PairFigures, first, second, *figures)) for figures in zip(*columns, strict=True)]

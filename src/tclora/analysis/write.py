@@ -6,14 +6,15 @@ and `README.md`. Equal analyses give equal bytes. An undefined figure is `null`,
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 
 from tclora.analysis.definitions import ADAPTER_COLUMNS, CP_COLUMNS, MODULE_COLUMNS, PAIR_COLUMNS
-from tclora.analysis.records import Analysis, PairFigures
-from tclora.artifacts import write_bytes, write_json
+from tclora.analysis.records import Analysis
+from tclora.artifacts import write_bytes
 from tclora.errors import printable
-from tclora.records import to_json
 
 __all__ = ["ANALYSIS_FILES", "fill_analysis_folder"]
 
@@ -28,42 +29,54 @@ _TABLES = {
 
 def fill_analysis_folder(analysis: Analysis, folder: Path, *, command: str = "") -> None:
     """Write all files of an analysis into `folder`."""
-    write_json(folder / "analysis.json", to_json(analysis))
+    write_bytes(folder / "analysis.json", _json(analysis))
     tables = {"modules.csv": _modules(analysis), "pairs.csv": _pairs(analysis), "adapters.csv": _adapters(analysis)}
     for name, rows in tables.items():
         write_bytes(folder / name, _csv(_TABLES[name][1], rows))
     write_bytes(folder / "README.md", _page(analysis, command).encode())
 
 
-def _modules(analysis: Analysis) -> Iterable[Mapping[str, object]]:
+def _json(analysis: Analysis) -> bytes:
+    """Strict JSON of the record, a module to a line: with an indent it would take longer than the analysis."""
+    fields = dict(vars(analysis))
+    modules = ",\n".join(_line(module) for module in fields.pop("modules"))
+    head = ",\n".join(f"{_line(key)}: {_line(value)}" for key, value in fields.items())
+    return f'{{\n{head},\n"modules": [\n{modules}\n]\n}}\n'.encode()
+
+
+def _line(value: object) -> str:
+    # A record is written as its fields; tuples become lists.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, default=vars)
+
+
+_Rows = Iterable[tuple[object, ...]]
+
+
+def _modules(analysis: Analysis) -> _Rows:
+    figures, of_cp = attrgetter(*MODULE_COLUMNS), attrgetter(*CP_COLUMNS)
+    none = (None,) * len(CP_COLUMNS)
+    return ((*figures(module), *(none if module.cp is None else of_cp(module.cp))) for module in analysis.modules)
+
+
+def _pairs(analysis: Analysis) -> _Rows:
+    figures = attrgetter(*(key for key in PAIR_COLUMNS if key != "module"))
     for module in analysis.modules:
-        cp = {} if module.cp is None else {f"cp_{key}": getattr(module.cp, key) for key in CP_COLUMNS}
-        yield {key: getattr(module, key) for key in MODULE_COLUMNS} | cp
+        yield from ((module.module, *figures(pair)) for pair in module.pairs)
+    yield from (("", *figures(pair)) for pair in analysis.pairs)
 
 
-def _pairs(analysis: Analysis) -> Iterable[Mapping[str, object]]:
+def _adapters(analysis: Analysis) -> _Rows:
+    figures = attrgetter(*(key for key in ADAPTER_COLUMNS if key != "module"))
     for module in analysis.modules:
-        yield from (_pair(module.module, pair) for pair in module.pairs)
-    yield from (_pair("", pair) for pair in analysis.pairs)
+        yield from ((module.module, *figures(adapter)) for adapter in module.adapters)
 
 
-def _pair(module: str, pair: PairFigures) -> dict[str, object]:
-    figures: dict[str, object] = {key: getattr(pair, key) for key in PAIR_COLUMNS if key != "module"}
-    return {"module": module} | figures
-
-
-def _adapters(analysis: Analysis) -> Iterable[Mapping[str, object]]:
-    for module in analysis.modules:
-        for adapter in module.adapters:
-            fields = {key: getattr(adapter, key) for key in ADAPTER_COLUMNS if key != "module"}
-            yield {"module": module.module} | fields
-
-
-def _csv(columns: Mapping[str, str], rows: Iterable[Mapping[str, object]]) -> bytes:
+def _csv(columns: Mapping[str, str], rows: _Rows) -> bytes:
+    """A header and the rows; None becomes an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
     return text.getvalue().encode()
 
 

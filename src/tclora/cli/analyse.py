@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tclora.cli.console import emit_json, progress_for
+from tclora.cli.read_ahead import read_ahead
 
 __all__ = ["analyse"]
 
@@ -17,8 +18,8 @@ def analyse(
     cp_rank: Annotated[int, typer.Option(help="Terms of the CP model; 0 fits none, which is faster.")] = 20,
     curve: Annotated[bool, typer.Option("--curve", help="Fit CP models of 1, 2, 5, 10, 20 and 40 terms too.")] = False,
     starts: Annotated[int, typer.Option(help="Random starts of the CP solver, beside two from singular vectors.")] = 0,
-    sweeps: Annotated[int, typer.Option(help="Most sweeps of the CP solver.")] = 40,
-    base: Annotated[str | None, typer.Option(help="Check against this base's config and headers.")] = None,
+    sweeps: Annotated[int, typer.Option(help="Most sweeps of the CP solver.")] = 10,
+    base: Annotated[str | None, typer.Option(help="A folder to check against, or an id to compare names with.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampled entries and random starts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One last line of JSON on stdout.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing analysis.")] = False,
@@ -26,6 +27,7 @@ def analyse(
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.")] = False,
 ) -> None:
     """See where LoRA adapters collide, layer by layer, without the base model."""
+    read_ahead(adapters)
     from tclora.analysis import AnalysisSettings
     from tclora.pipeline.analyse_folders import AnalyseRequest, analyse_folders
 

@@ -4,12 +4,13 @@ No base model is needed. Everything that can be refused is refused before any wo
 at all. Adapters are put in the order of their weights, so the order they are named in changes no byte.
 """
 
+import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tclora.adapters import Adapter, base_shapes, check_against_base, check_mergeable, check_same_base, read_adapter
+from tclora.adapters import Adapter, check_mergeable, check_same_base, read_adapter
 from tclora.analysis import (
     ANALYSIS_FILES,
     Analysis,
@@ -22,6 +23,8 @@ from tclora.analysis import (
 from tclora.artifacts import staged_folder
 from tclora.errors import OutputExistsError
 from tclora.merging import ModuleGroup, map_batches, plan_merge, resolve_workers, stack_modules
+from tclora.merging.plan import Room
+from tclora.pipeline.base_check import check_base
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.sources import refuse_twice
 
@@ -58,9 +61,10 @@ def analyse_folders(request: AnalyseRequest, progress: Progress | None = None) -
     """
     told, start = progress or Silent(), time.monotonic()
     _check_output(request)
-    adapters = _read(request, told)
+    adapters, notes = _read(request, told)
     told.begin("analyse")
-    analysis = _analyse(adapters, request.settings, told)
+    # In one order, whatever order the adapters were named in.
+    analysis = replace(_analyse(adapters, request.settings, told), notes=tuple(sorted(notes)))
     if request.out is not None:
         # What is there has been checked: an empty folder, or an analysis that may be replaced.
         with staged_folder(Path(request.out), overwrite=True) as staging:
@@ -74,8 +78,11 @@ def _analyse(adapters: Sequence[Adapter], settings: AnalysisSettings, told: Prog
     plan = plan_merge(adapters)
     names = _labels(plan.adapters)
 
+    rooms = threading.local()
+
     def measure(group: ModuleGroup) -> Measured:
-        return measure_batch(stack_modules(plan.adapters, group), names, settings)
+        rooms.own = rooms.__dict__.get("own") or Room()
+        return measure_batch(stack_modules(plan.adapters, group, rooms.own), names, settings)
 
     workers = resolve_workers(None, len(plan.groups))
     return analyse_measured(
@@ -86,17 +93,15 @@ def _analyse(adapters: Sequence[Adapter], settings: AnalysisSettings, told: Prog
     )
 
 
-def _read(request: AnalyseRequest, told: Progress) -> list[Adapter]:
+def _read(request: AnalyseRequest, told: Progress) -> tuple[list[Adapter], list[str]]:
+    """The adapters, and what is to be said of them and of the base."""
     refuse_twice(request.adapters, do="name it once")
     adapters = [read_adapter(source) for source in request.adapters]
     check_mergeable(adapters)
-    for warning in check_same_base(adapters):
-        told.note(warning)
-    if request.base is not None:
-        shapes = base_shapes(request.base)
-        for adapter in adapters:
-            check_against_base(adapter, shapes)
-    return adapters
+    notes = [*check_same_base(adapters), *check_base(adapters, request.base)]
+    for note in notes:
+        told.note(note)
+    return adapters, notes
 
 
 def _labels(adapters: Sequence[Adapter]) -> tuple[str, ...]:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from tclora.adapters import (
     Adapter,
-    base_shapes,
-    check_against_base,
     check_mergeable,
     check_same_base,
     read_adapter,
@@ -23,6 +21,7 @@ from tclora.config import AdapterEntry, MergeFile
 from tclora.errors import AdapterMismatchError, ConfigError, UnknownNameError
 from tclora.merging import MERGE_METHODS
 from tclora.merging.learning import Learned
+from tclora.pipeline.base_check import base_folder, check_base
 from tclora.pipeline.dtypes import torch_dtype
 from tclora.pipeline.merge_learning import check_learning
 from tclora.pipeline.merge_settings import SettledMerge, settle
@@ -74,22 +73,11 @@ def prepare_merge(request: MergeRequest, told: Progress) -> PreparedMerge:
     adapters = tuple(_read(entry) for entry in request.file.adapters)
     check_mergeable(adapters)
     _check_number(request.file.merge_method, len(adapters))
-    for warning in [*check_same_base(adapters), *_check_base(adapters, request.file.base_model)]:
+    for warning in [*check_same_base(adapters), *check_base(adapters, request.file.base_model)]:
         told.note(warning)
     kinds = {path: shape.kind for adapter in adapters for path, shape in adapter.shapes.items()}
     embeddings = [path for path, kind in kinds.items() if kind == "embedding"]
     return PreparedMerge(request, adapters, settle(request.file, sorted(kinds), embeddings=embeddings))
-
-
-def base_folder(base: str) -> Path | None:
-    """The folder of a base model on this machine; None where `base` is an id."""
-    if base == "bundled":
-        from tclora.models import bundled_base_path
-
-        return bundled_base_path()
-    folder = Path(base).expanduser()
-    is_id = base.count("/") == 1 and not base.startswith((".", "~", "/"))
-    return None if is_id and not folder.is_dir() else folder
 
 
 def _check_method(name: str) -> None:
@@ -122,23 +110,6 @@ def _read(entry: AdapterEntry) -> Adapter:
             do="find the adapter it was, or take its sha256 out of the file to merge this one",
         )
     return adapter
-
-
-def _check_base(adapters: Sequence[Adapter], base: str | None) -> list[str]:
-    """Refuse adapters that do not fit the base's headers; where only its name is known, warn of others by name."""
-    if base is None:
-        return []
-    folder = base_folder(base)
-    if folder is None:
-        return [
-            f"{adapter.name} names the base {adapter.base_model}, not {base}"
-            for adapter in adapters
-            if adapter.base_model not in (None, base)
-        ]
-    shapes = base_shapes(folder)
-    for adapter in adapters:
-        check_against_base(adapter, shapes)
-    return []
 
 
 def _refuse_own_output(sources: Sequence[str], out: str) -> None:
