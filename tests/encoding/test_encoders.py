@@ -5,22 +5,18 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from made_texts import SUMS, TEXTS
 
 from tclora.config import BaseModelConfig, EncodeConfig
 from tclora.encoding import Encoder, TfidfEncoder, fit_encoder, load_encoder, read_precomputed, save_encoder, unit_rows
 from tclora.errors import ArtifactError, ConfigError, DataError, NumericalError
 
-COLORS = ["red", "green", "blue", "yellow", "white", "black", "pink", "gray"]
-SUMS = [f"Add the numbers {i} and {i + 3} and give the sum." for i in range(40)]
-PAINT = [f"Paint the house {COLORS[i % 8]} and the door {COLORS[i % 5]}." for i in range(40)]
-TEXTS = SUMS + PAINT
 CONFIG = EncodeConfig(dim=8, n_features=2**12)
 # float32 rows: a length is exact to a few roundings of 2**-24 for each of up to 64 entries.
 UNIT = 1e-5
@@ -169,38 +165,6 @@ def test_hidden_states_are_centered_unit_and_near_for_like_texts(bundled, tmp_pa
     save_encoder(encoder, tmp_path)
     loaded = load_encoder(config, tmp_path, base=lambda: bundled)
     assert np.array_equal(loaded.encode(TEXTS), rows[:-1])
-
-
-@pytest.fixture(scope="session")
-def sentence_model(tmp_path_factory) -> Path:
-    """A tiny BERT with random weights, as a sentence-transformers folder with a prompt that must not be used."""
-    sentence_transformers = pytest.importorskip("sentence_transformers")
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("models")
-    words = sorted({word for text in TEXTS for word in text.replace(".", " .").split()})
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *words, "query", ":"])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
-        folder / "bert"
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        small = BertConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-        )
-        BertModel(small).save_pretrained(folder / "bert")
-        model = sentence_transformers.SentenceTransformer(str(folder / "bert"), device="cpu")
-    model.prompts, model.default_prompt_name = {"query": "query : "}, "query"
-    model.save(str(folder / "sentence"))
-    return folder / "sentence"
 
 
 def test_a_sentence_transformers_folder_embeds_offline_without_prompts(sentence_model, tmp_path):

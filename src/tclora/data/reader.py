@@ -7,12 +7,12 @@ from typing import Any
 
 from tclora.artifacts import write_bytes
 from tclora.data.example import Example
-from tclora.data.files import expand_paths
+from tclora.data.files import expand_paths, read_lines
 from tclora.data.formats import FORMATS, Format, detect
-from tclora.data.rows import Row, read_rows
+from tclora.data.rows import Row, json_rows, read_rows
 from tclora.errors import ArtifactError, ConfigError, DataError, UnknownNameError
 
-__all__ = ["read_examples", "write_examples"]
+__all__ = ["count_examples", "iter_examples", "read_examples", "write_examples"]
 
 _COLUMNS = frozenset(
     {"instruction", "input", "output", "task", "task_name", "history", "messages", "conversations"}
@@ -46,6 +46,23 @@ def read_examples(
     rows = (read_rows(path, allow_empty=allow_empty) for path in expand_paths(paths))
     kind = FORMATS.get(format)
     return [example for file in rows for example in _parsed(file, kind, renames, require_output)]
+
+
+def iter_examples(path: str | Path, *, start: int = 0, stop: int | None = None) -> Iterator[Example]:
+    """Stream examples `start` to `stop` of a file that `write_examples` wrote; one is held at a time.
+
+    Raises:
+        DataError: the file or a row of it cannot be read; names file and line.
+    """
+    (file,) = expand_paths(path)
+    for row in json_rows(file, start=start, stop=stop):
+        yield FORMATS["alpaca"].parse(row, True)
+
+
+def count_examples(path: str | Path) -> int:
+    """The number of examples in a file that `write_examples` wrote, counted without parsing them."""
+    (file,) = expand_paths(path)
+    return sum(1 for _, line in read_lines(file) if line and not line.isspace())
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:

@@ -9,13 +9,14 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tclora.data.files import peek, read_lines, read_whole
 from tclora.errors import DataError, MissingExtraError
 
-__all__ = ["Row", "read_rows", "stem"]
+__all__ = ["Row", "json_rows", "read_rows", "stem"]
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
@@ -43,6 +44,17 @@ def read_rows(path: Path, *, allow_empty: bool = False) -> Iterator[Row]:
         raise DataError("the data file has no rows", where=path)
 
 
+def json_rows(path: Path, *, start: int = 0, stop: int | None = None) -> Iterator[Row]:
+    """Yield rows `start` to `stop` of a file of JSON lines; those before `start` are not parsed."""
+    held = ((number, line.strip()) for number, line in read_lines(path) if not line.isspace() and line)
+    for number, line in islice(held, start, stop):
+        where = f"{path}:{number}"
+        value, end = _json_value(line, 0, where)
+        if end != len(line):
+            raise _broken(where, "more than one value on the line")
+        yield _row(where, value)
+
+
 def stem(path: Path) -> str:
     """The file's name without `.gz` and without its data ending."""
     return Path(path.name.removesuffix(".gz")).stem
@@ -51,9 +63,9 @@ def stem(path: Path) -> str:
 def _reader(path: Path) -> Iterator[Row]:
     ending = Path(path.name.removesuffix(".gz")).suffix
     if ending == ".json":
-        return _json_array(path) if peek(path) == "[" else _json_lines(path)
+        return _json_array(path) if peek(path) == "[" else json_rows(path)
     if ending in (".jsonl", ".ndjson"):
-        return _json_lines(path)
+        return json_rows(path)
     if ending in (".csv", ".tsv"):
         return _table(path, "\t" if ending == ".tsv" else ",")
     if path.suffix == ".parquet":
@@ -64,16 +76,6 @@ def _reader(path: Path) -> Iterator[Row]:
         found=path.suffix or "no ending",
         expected=", ".join(ENDINGS) + "; all but .parquet also with .gz",
     )
-
-
-def _json_lines(path: Path) -> Iterator[Row]:
-    for number, line in read_lines(path):
-        if line.strip():
-            where = f"{path}:{number}"
-            value, end = _json_value(line.strip(), 0, where)
-            if end != len(line.strip()):
-                raise _broken(where, "more than one value on the line")
-            yield _row(where, value)
 
 
 def _json_array(path: Path) -> Iterator[Row]:

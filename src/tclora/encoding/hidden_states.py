@@ -1,7 +1,8 @@
 """The base model's own hidden states as an encoder: mean-pooled, centered, unit length.
 
 The states of a language model share one large common part, which makes all cosines near 1; the mean over a sample of
-the training texts is taken off before rows are scaled. Source: Mu and Viswanath 2018, arXiv 1702.01417, section 2.
+the training texts is taken off before rows are scaled. Texts pass through the base in batches of like length. Source:
+Mu and Viswanath 2018, arXiv 1702.01417, section 2.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tclora.encoding.encoder import unit_rows
+from tclora.encoding.encoder import embed_held
+from tclora.encoding.sampling import sample_rows
 from tclora.models import Base, mean_hidden_states
 from tclora.shapes import Float
 
@@ -31,14 +33,16 @@ class HiddenStatesEncoder:
     def name(self) -> str:
         return "hidden_states"
 
+    @property
+    def d_embed(self) -> int:
+        return len(self.mean)
+
     def encode(self, texts: Sequence[str]) -> Float[np.ndarray, "n_examples d_embed"]:
         """Mean-pooled last hidden states, less the training mean; an empty text gives a zero row."""
-        rows = np.zeros((len(texts), len(self.mean)), dtype=np.float32)
-        held = [index for index, text in enumerate(texts) if text.strip()]
-        if held:
-            states = mean_hidden_states(self.base(), [texts[index] for index in held], batch_size=self.batch_size)
-            rows[held] = unit_rows(states - self.mean, where="hidden_states")
-        return rows
+        return embed_held(texts, self._states, self.d_embed, where="hidden_states")
+
+    def _states(self, texts: list[str]) -> Float[np.ndarray, "n_examples d_embed"]:
+        return mean_hidden_states(self.base(), texts, batch_size=self.batch_size) - self.mean
 
 
 def fit_hidden_states(
@@ -46,8 +50,7 @@ def fit_hidden_states(
 ) -> HiddenStatesEncoder:
     """Measure the common part of the base's states on at most `MEAN_ROWS` of the texts."""
     held = [text for text in texts if text.strip()]
-    if len(held) > MEAN_ROWS:
-        chosen: list[int] = np.random.default_rng(seed).choice(len(held), MEAN_ROWS, replace=False).tolist()
-        held = [held[index] for index in sorted(chosen)]
-    states = mean_hidden_states(base(), held, batch_size=batch_size)
+    states = mean_hidden_states(
+        base(), [held[index] for index in sample_rows(len(held), MEAN_ROWS, seed=seed)], batch_size=batch_size
+    )
     return HiddenStatesEncoder(base, states.astype(np.float64).mean(axis=0).astype(np.float32), batch_size)

@@ -13,13 +13,14 @@ import numpy as np
 from tclora.artifacts import read_json, write_bytes, write_json
 from tclora.config import EncodeConfig
 from tclora.encoding.encoder import Encoder
-from tclora.encoding.hidden_states import HiddenStatesEncoder, fit_hidden_states
+from tclora.encoding.hidden_states import MEAN_ROWS, HiddenStatesEncoder, fit_hidden_states
+from tclora.encoding.presets import SENTENCE_ENCODERS, sentence_source
 from tclora.encoding.sentence import SentenceEncoder, load_sentence_encoder
-from tclora.encoding.tfidf import TfidfEncoder, fit_tfidf
+from tclora.encoding.tfidf import FIT_ROWS, TfidfEncoder, fit_tfidf
 from tclora.errors import ArtifactError, ConfigError, DataError
 from tclora.models import Base
 
-__all__ = ["fit_encoder", "load_encoder", "save_encoder"]
+__all__ = ["fit_encoder", "fit_limit", "load_encoder", "save_encoder", "save_sentence_encoder"]
 
 _FACTS, _ARRAYS = "encoder.json", "encoder.safetensors"
 
@@ -40,9 +41,14 @@ def fit_encoder(
         return fit_tfidf(train_texts, dim=config.dim, n_features=config.n_features, seed=seed)
     if config.encoder == "hidden_states":
         return fit_hidden_states(train_texts, base=_needed(base), batch_size=config.batch_size, seed=seed)
-    if config.encoder == "sentence_transformers":
-        return load_sentence_encoder(config.model, batch_size=config.batch_size)
+    if config.encoder in SENTENCE_ENCODERS:
+        return load_sentence_encoder(config)
     raise _no_encoder(config)
+
+
+def fit_limit(config: EncodeConfig) -> int:
+    """How many texts `fit_encoder` looks at, at most: a sample of so many gives the same encoder as all of them."""
+    return FIT_ROWS if config.encoder == "tfidf" else MEAN_ROWS
 
 
 def save_encoder(encoder: Encoder, folder: Path) -> None:
@@ -62,6 +68,15 @@ def save_encoder(encoder: Encoder, folder: Path) -> None:
     write_json(folder / _FACTS, facts)
 
 
+def save_sentence_encoder(config: EncodeConfig, folder: Path) -> None:
+    """As `save_encoder` for a sentence encoder, of which nothing is fitted: the model need not be loaded for it.
+
+    Raises:
+        ConfigError, MissingExtraError: the settings name no model that is there to be loaded.
+    """
+    write_json(folder / _FACTS, {"encoder": config.encoder, "model": sentence_source(config).name})
+
+
 def load_encoder(config: EncodeConfig, folder: Path, *, base: Callable[[], Base] | None = None) -> Encoder:
     """The encoder that `save_encoder` wrote; equal texts then give equal rows.
 
@@ -77,9 +92,9 @@ def load_encoder(config: EncodeConfig, folder: Path, *, base: Callable[[], Base]
         return TfidfEncoder(arrays["idf"], arrays["components"])
     if config.encoder == "hidden_states":
         return HiddenStatesEncoder(_needed(base), _arrays(folder, {"mean": 1})["mean"], config.batch_size)
-    if config.encoder == "sentence_transformers":
-        _same(folder, "model", facts, config.model)
-        return load_sentence_encoder(config.model, batch_size=config.batch_size)
+    if config.encoder in SENTENCE_ENCODERS:
+        _same(folder, "model", facts, sentence_source(config).name)
+        return load_sentence_encoder(config)
     raise _no_encoder(config)
 
 
@@ -93,7 +108,7 @@ def _no_encoder(config: EncodeConfig) -> ConfigError:
     return ConfigError(
         f"'{config.encoder}' embeds no texts",
         where="encode.encoder",
-        expected="tfidf, hidden_states or sentence_transformers",
+        expected="tfidf, minilm, paper, hidden_states or sentence_transformers",
         do="read precomputed embeddings with read_precomputed",
     )
 

@@ -10,11 +10,13 @@ A word is a run of letters, digits and underscores, so languages written without
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tclora.encoding.encoder import unit_rows
+from tclora.encoding.sampling import sample_rows
 from tclora.errors import DataError, MissingExtraError
 from tclora.shapes import Float
 
@@ -37,12 +39,25 @@ class TfidfEncoder:
     def name(self) -> str:
         return "tfidf"
 
+    @property
+    def d_embed(self) -> int:
+        return len(self.components)
+
+    @property
+    def batch_size(self) -> int:
+        return _CHUNK
+
+    @cached_property
+    def _across(self) -> Float[np.ndarray, "n_features d_embed"]:
+        # The sparse product wants its dense side row by row, and would copy it in every call.
+        return np.ascontiguousarray(self.components.T)
+
     def encode(self, texts: Sequence[str]) -> Float[np.ndarray, "n_examples d_embed"]:
         """Project texts; those without a word seen in fitting give zero rows."""
         rows = np.zeros((len(texts), len(self.components)), dtype=np.float32)
         for start in range(0, len(texts), _CHUNK):
             counts = _counts(texts[start : start + _CHUNK], len(self.idf))
-            rows[start : start + _CHUNK] = unit_rows(_weighted(counts, self.idf) @ self.components.T, where="tfidf")
+            rows[start : start + _CHUNK] = unit_rows(_weighted(counts, self.idf) @ self._across, where="tfidf")
         return rows
 
 
@@ -56,7 +71,8 @@ def fit_tfidf(texts: Sequence[str], *, dim: int, n_features: int, seed: int) -> 
     """
     from threadpoolctl import threadpool_limits
 
-    counts = _counts(_sample(texts, seed), n_features)
+    chosen = sample_rows(len(texts), FIT_ROWS, seed=seed)
+    counts = _counts([texts[index] for index in chosen], n_features)
     if counts.nnz == 0:
         raise DataError("the texts to embed hold no words", found=f"{len(texts)} texts", expected="letters or digits")
     in_documents = np.bincount(counts.indices, minlength=n_features)
@@ -69,13 +85,6 @@ def fit_tfidf(texts: Sequence[str], *, dim: int, n_features: int, seed: int) -> 
     components = np.zeros((len(directions), n_features), dtype=np.float32)
     components[:, used] = directions
     return TfidfEncoder(idf, components)
-
-
-def _sample(texts: Sequence[str], seed: int) -> Sequence[str]:
-    if len(texts) <= FIT_ROWS:
-        return texts
-    chosen: list[int] = np.random.default_rng(seed).choice(len(texts), FIT_ROWS, replace=False).tolist()
-    return [texts[index] for index in sorted(chosen)]
 
 
 def _counts(texts: Sequence[str], n_features: int) -> Any:
