@@ -41,8 +41,9 @@ def _planted(seed: int = 0, d_embed: int = 16) -> tuple[np.ndarray, np.ndarray]:
 def test_planted_groups_are_recovered_and_numbered_by_size(sample_fraction, seed):
     rows, groups = _planted()
     config = ClusterConfig(n_clusters=5, sample_fraction=sample_fraction)
-    model = fit_clusters(rows, config, seed=seed)
-    labels = assign_clusters(rows, model.centroids)
+    found = fit_clusters(rows, config, n_clusters=5, seed=seed)
+    model, labels = found.model, assign_clusters(rows, found.model.centroids)
+    assert np.array_equal(found.labels, labels)
     assert adjusted_rand_score(groups, labels) == 1.0
     assert np.array_equal(labels, groups)  # the groups are planted in descending size
     assert model.sample_size == (len(rows) if sample_fraction == 1 else 250)  # 50 for each cluster beat 20 % of 950
@@ -50,7 +51,7 @@ def test_planted_groups_are_recovered_and_numbered_by_size(sample_fraction, seed
 
 def test_centroids_are_means_and_inertia_is_the_mean_squared_distance():
     rows, groups = _planted()
-    model = fit_clusters(rows, ClusterConfig(n_clusters=5, sample_fraction=1), seed=0)
+    model = fit_clusters(rows, ClusterConfig(n_clusters=5, sample_fraction=1), n_clusters=5, seed=0).model
     means = np.stack([rows[groups == group].astype(np.float64).mean(axis=0) for group in range(5)])
     # scikit-learn adds up 400 float32 rows; each addition rounds at 2**-24 of a sum near 1 after division.
     assert np.abs(model.centroids - means).max() < 1e-5
@@ -67,7 +68,7 @@ def test_assignment_is_the_brute_force_nearest(n, k, d, seed):
 
 
 def test_ties_go_to_the_lower_index_in_every_chunk(monkeypatch):
-    monkeypatch.setattr("tclora.clustering.kmeans._CHUNK", 3)
+    monkeypatch.setattr("tclora.clustering.rows._CHUNK_ELEMENTS", 6)  # three rows of two
     rows = np.array([[0, 0], [1, 0], [-1, 0]] * 5, dtype=np.float32)
     centroids = np.array([[1, 0], [-1, 0], [1, 0]], dtype=np.float32)
     assert assign_clusters(rows, centroids).tolist() == [0, 0, 1] * 5
@@ -77,7 +78,7 @@ def test_the_order_of_rows_changes_labels_only_by_that_order():
     rows, _ = _planted()
     order = np.random.default_rng(1).permutation(len(rows))
     config = ClusterConfig(n_clusters=5, sample_fraction=1)
-    straight, shuffled = (fit_clusters(part, config, seed=0) for part in (rows, rows[order]))
+    straight, shuffled = (fit_clusters(part, config, n_clusters=5, seed=0).model for part in (rows, rows[order]))
     labels = assign_clusters(rows, straight.centroids)
     assert np.array_equal(labels[order], assign_clusters(rows[order], shuffled.centroids))
 
@@ -87,7 +88,7 @@ def test_the_same_bits_in_every_process_and_at_every_thread_count():
         "import hashlib, numpy as np\nfrom tclora.config import ClusterConfig\n"
         "from tclora.clustering import fit_clusters\n"
         "rows = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)\n"
-        "model = fit_clusters(rows, ClusterConfig(n_clusters=7), seed=3)\n"
+        "model = fit_clusters(rows, ClusterConfig(n_clusters=7), n_clusters=7, seed=3).model\n"
         "print(hashlib.sha256(model.centroids.tobytes()).hexdigest())"
     )
     found = set()
@@ -96,14 +97,14 @@ def test_the_same_bits_in_every_process_and_at_every_thread_count():
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         found.add(done.stdout.strip())
     rows = np.random.default_rng(0).standard_normal((3000, 32)).astype(np.float32)
-    model = fit_clusters(rows, ClusterConfig(n_clusters=7), seed=3)
+    model = fit_clusters(rows, ClusterConfig(n_clusters=7), n_clusters=7, seed=3).model
     assert found == {hashlib.sha256(model.centroids.tobytes()).hexdigest()}
 
 
 def test_global_random_state_is_left_alone():
     np.random.seed(5)  # noqa: NPY002 - it is the global state that must not move
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), seed=0)
+    fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), n_clusters=5, seed=0)
     assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
@@ -119,13 +120,13 @@ def test_global_random_state_is_left_alone():
 )
 def test_too_few_distinct_rows_are_refused(rows, k, message):
     with pytest.raises(ConfigError, match=message):
-        fit_clusters(rows, ClusterConfig(n_clusters=k), seed=0)
+        fit_clusters(rows, ClusterConfig(n_clusters=k), n_clusters=k, seed=0)
 
 
 def test_as_many_distinct_rows_as_clusters_are_enough():
     rows = np.repeat(np.eye(6, dtype=np.float32), [100, 1, 1, 1, 1, 1], axis=0)
     # A sample may miss the rare rows; then all rows are used.
-    model = fit_clusters(rows, ClusterConfig(n_clusters=6, sample_fraction=0.01), seed=0)
+    model = fit_clusters(rows, ClusterConfig(n_clusters=6, sample_fraction=0.01), n_clusters=6, seed=0).model
     assert len(set(assign_clusters(rows, model.centroids).tolist())) == 6
     assert model.inertia == pytest.approx(0, abs=1e-12)
 
@@ -135,14 +136,14 @@ def test_a_cluster_without_examples_is_refused(monkeypatch):
     monkeypatch.setattr("tclora.clustering.kmeans._fitted", lambda *_: centroids)
     rows = np.array([[1, 0], [0, 1], [0.9, 0.1]], dtype=np.float32)
     with pytest.raises(ConfigError, match=r"(?s)1 of 3 clusters empty.*lower n_clusters to 2"):
-        fit_clusters(rows, ClusterConfig(n_clusters=3), seed=0)
+        fit_clusters(rows, ClusterConfig(n_clusters=3), n_clusters=3, seed=0)
 
 
 def test_nan_is_refused_by_row():
     rows, _ = _planted()
     rows[17, 3] = np.nan
     with pytest.raises(NumericalError, match="row 17"):
-        fit_clusters(rows, ClusterConfig(n_clusters=5), seed=0)
+        fit_clusters(rows, ClusterConfig(n_clusters=5), n_clusters=5, seed=0)
     with pytest.raises(NumericalError, match="row 17"):
         assign_clusters(rows, np.eye(16, dtype=np.float32))
 
@@ -159,11 +160,11 @@ def test_no_centroids_or_centroids_of_another_width_are_refused():
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(MissingExtraError, match=r"tclora\[library\]"):
-        fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), seed=0)
+        fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), n_clusters=5, seed=0)
 
 
 def test_a_saved_model_is_the_same_to_the_bit(tmp_path):
-    model = fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), seed=0)
+    model = fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), n_clusters=5, seed=0).model
     save_clusters(model, tmp_path / "one")
     loaded = load_clusters(tmp_path / "one")
     save_clusters(loaded, tmp_path / "two")
@@ -174,7 +175,7 @@ def test_a_saved_model_is_the_same_to_the_bit(tmp_path):
 
 
 def test_a_damaged_cluster_folder_is_refused(tmp_path):
-    model = fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), seed=0)
+    model = fit_clusters(_planted()[0], ClusterConfig(n_clusters=5), n_clusters=5, seed=0).model
     facts, arrays = tmp_path / "clusters.json", tmp_path / "centroids.npy"
 
     def refused():

@@ -1,114 +1,88 @@
-"""k-means as in the paper: centroids fitted on a sample of the training rows, then every row assigned.
+"""k-means in three forms: Lloyd's, by cosine, and in small batches.
 
-Clusters are numbered by descending number of training examples, so that `cluster 0` means the same in every report.
-Refused: more clusters than distinct rows, and clusters to which no training example is nearest.
+In: a `FitJob` with a sample `(s, d_embed)`. Out: centroids `(k, d_embed)` float32. Lloyd's is scikit-learn's or, where
+it is installed and the sample is large, faiss's, which is several times faster; both start from k-means++ `n_init`
+times and keep the best. Equal inputs give equal bits at any number of threads with either, but the two differ from each
+other. Refused: a missing package, by its extra.
 
-Source: section 3.2 of arXiv 2508.03999 and its code: scikit-learn's k-means++ with 10 starts on a 20 % sample.
+Source: section 3.2 of arXiv 2508.03999 and its code (k-means++ with 10 starts on a 20 % sample); Dhillon and Modha 2001
+(spherical); Sculley 2010 (mini-batch); Johnson, Douze and Jégou, arXiv 1702.08734 (faiss).
 """
 
-import math
+import importlib.util
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tclora.clustering.algorithm import CLUSTER_ALGORITHMS, FitJob, Fitted
 from tclora.config import ClusterConfig
-from tclora.errors import ConfigError, MissingExtraError, NumericalError, ShapeError
-from tclora.shapes import Float, Int
+from tclora.errors import ConfigError, MissingExtraError
+from tclora.shapes import Float
 
-__all__ = ["ClusterModel", "assign_clusters", "fit_clusters"]
+__all__ = ["FAISS_FROM_ROWS", "kmeans", "minibatch_kmeans", "spherical_kmeans"]
 
-# Fewer rows than this for each cluster make a sample's centroids a matter of luck (and cost nothing to add).
-_ROWS_PER_CLUSTER = 50
-_CHUNK = 16_384
-
-
-@dataclass(frozen=True)
-class ClusterModel:
-    """Fitted centroids, the rows they were fitted on, and the mean squared distance of all training rows to them."""
-
-    centroids: Float[np.ndarray, "k d_embed"]
-    sample_size: int
-    inertia: float
+# With `engine: auto`, samples from this size go to faiss. Below, both take seconds.
+FAISS_FROM_ROWS = 50_000
+# faiss stops when the objective falls by less than this share: where scikit-learn's default tolerance stops as well.
+_FAISS_TOLERANCE = 1e-5
+_BATCH_ROWS = 4096
 
 
-def fit_clusters(
-    embeddings: Float[np.ndarray, "n_examples d_embed"], config: ClusterConfig, *, seed: int
-) -> ClusterModel:
-    """Fit `n_clusters` centroids on a random sample and number them by how many of all rows they attract.
+@CLUSTER_ALGORITHMS.register("kmeans", source="arXiv 2508.03999, section 3.2", max_rows=None, fits=True)
+def kmeans(job: FitJob) -> Fitted:
+    """k-means on a sample, as in the paper: the best of `n_init` starts."""
+    if _engine(job) == "faiss":
+        return Fitted(_by_faiss(job.sample, job, spherical=False), engine="faiss")
+    return Fitted(_fitted(job.sample, job.n_clusters, job.config, job.seed), engine="scikit-learn")
 
-    The sample is `sample_fraction` of the rows, or 50 for each cluster where that is more. The fit uses one thread, so
-    that equal inputs give equal bits whatever the machine's thread count is.
 
-    Raises:
-        ConfigError: fewer distinct rows than clusters, or a cluster is left without examples.
-        NumericalError: a row holds NaN or infinity; names its index.
-        MissingExtraError: scikit-learn is not installed.
-    """
-    _check_finite(embeddings)
-    k = config.n_clusters
-    _check_distinct(embeddings, k)
-    sample = _sample(embeddings, config, seed)
-    if _n_distinct(sample, k) < k:
-        sample = embeddings
-    centroids = _fitted(sample, config, seed)
-    sizes = np.bincount(assign_clusters(embeddings, centroids), minlength=k)
-    if not sizes.all():
+@CLUSTER_ALGORITHMS.register("spherical_kmeans", source="Dhillon and Modha 2001", max_rows=None, fits=True)
+def spherical_kmeans(job: FitJob) -> Fitted:
+    """k-means by cosine: centroids of unit length, rows of any length; rows of zeros take no part in the fit."""
+    norms = np.linalg.norm(job.sample, axis=1, keepdims=True)
+    live = norms[:, 0] > 0
+    unit = (job.sample[live] / norms[live]).astype(np.float32)
+    if len(unit) < job.n_clusters:
         raise ConfigError(
-            "k-means left clusters without a training example",
+            "there are fewer rows with a direction than clusters",
             where="cluster.n_clusters",
-            found=f"{int((sizes == 0).sum())} of {k} clusters empty",
-            do=f"lower n_clusters to {int((sizes > 0).sum())} or less",
+            found=f"{len(unit)} rows that are not zero, {job.n_clusters} clusters",
+            do="lower n_clusters or choose kmeans",
         )
-    # Equal sizes are ordered by centroid, so that the numbering does not depend on how k-means found them.
-    order = sorted(range(k), key=lambda index: (-int(sizes[index]), centroids[index].tolist()))
-    centroids = np.ascontiguousarray(centroids[order])
-    return ClusterModel(centroids, len(sample), _inertia(embeddings, centroids))
+    if _engine(job) == "faiss":
+        return Fitted(_by_faiss(unit, job, spherical=True), engine="faiss")
+    return Fitted(_best_directions(unit, job), engine="tclora")
 
 
-def assign_clusters(
-    embeddings: Float[np.ndarray, "n_examples d_embed"], centroids: Float[np.ndarray, "k d_embed"]
-) -> Int[np.ndarray, " n_examples"]:
-    """Give each example the index of its nearest centroid by squared Euclidean distance.
-
-    Ties go to the lower index. Memory is bounded by chunks of rows, whatever their number.
-
-    Raises:
-        ShapeError: there are no centroids, or they have another width than the rows.
-        NumericalError: a row holds NaN or infinity; names its index.
-
-    Source: section 3.2 of arXiv 2508.03999 (k-means on a 20 % sample, then all examples).
-    """
-    if len(centroids) == 0 or embeddings.shape[1] != centroids.shape[1]:
-        raise ShapeError(
-            "the centroids do not fit the embeddings",
-            found=f"embeddings {embeddings.shape}, centroids {centroids.shape}",
-            expected="at least one centroid, as wide as the embeddings",
-        )
-    _check_finite(embeddings)
-    wide = centroids.astype(np.float64)
-    offsets = (wide**2).sum(axis=1)
-    labels = np.empty(len(embeddings), dtype=np.int64)
-    for start in range(0, len(embeddings), _CHUNK):
-        rows = embeddings[start : start + _CHUNK].astype(np.float64)
-        # |x - c|² less |x|², which is the same for every centroid; argmin takes the first of equals.
-        labels[start : start + _CHUNK] = np.argmin(offsets - 2 * rows @ wide.T, axis=1)
-    return labels
+@CLUSTER_ALGORITHMS.register("minibatch_kmeans", source="Sculley 2010", max_rows=None, fits=True)
+def minibatch_kmeans(job: FitJob) -> Fitted:
+    """k-means in batches of 4,096 rows: faster than k-means on large samples, a little worse."""
+    from_sklearn, threadpool_limits = _sklearn("MiniBatchKMeans")
+    means = from_sklearn(
+        job.n_clusters,
+        batch_size=_BATCH_ROWS,
+        n_init=job.config.n_init,
+        max_iter=job.config.max_iter,
+        random_state=job.seed % 2**32,
+    )
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        means.fit(np.ascontiguousarray(job.sample))
+    return Fitted(np.asarray(means.cluster_centers_, dtype=np.float32), engine="scikit-learn")
 
 
-def _sample(rows: Float[np.ndarray, "n d_embed"], config: ClusterConfig, seed: int) -> Float[np.ndarray, "s d_embed"]:
-    wanted = max(math.ceil(config.sample_fraction * len(rows)), _ROWS_PER_CLUSTER * config.n_clusters)
-    if wanted >= len(rows):
-        return rows
-    chosen = np.random.default_rng(seed).choice(len(rows), wanted, replace=False)
-    return rows[np.sort(chosen)]
+def _engine(job: FitJob) -> str:
+    if job.config.engine != "auto":
+        return job.config.engine
+    large = len(job.sample) >= FAISS_FROM_ROWS
+    return "faiss" if large and importlib.util.find_spec("faiss") is not None else "scikit-learn"
 
 
-def _fitted(sample: Float[np.ndarray, "s d_embed"], config: ClusterConfig, seed: int) -> Float[np.ndarray, "k d_embed"]:
-    KMeans, threadpool_limits = _sklearn()
+def _fitted(sample: np.ndarray, k: int, config: ClusterConfig, seed: int) -> Float[np.ndarray, "k d_embed"]:
+    KMeans, threadpool_limits = _sklearn("KMeans")
     means = KMeans(
-        config.n_clusters,
+        k,
         init="k-means++",
         n_init=config.n_init,
         max_iter=config.max_iter,
@@ -124,47 +98,66 @@ def _fitted(sample: Float[np.ndarray, "s d_embed"], config: ClusterConfig, seed:
     return np.asarray(means.cluster_centers_, dtype=np.float32)
 
 
-def _sklearn() -> tuple[Any, Any]:
+def _by_faiss(sample: np.ndarray, job: FitJob, *, spherical: bool) -> Float[np.ndarray, "k d_embed"]:
     try:
-        from sklearn.cluster import KMeans
+        import faiss
+    except ImportError:
+        raise MissingExtraError("engine: faiss needs faiss", do="pip install 'tclora[faiss]'") from None
+    means = faiss.Kmeans(
+        sample.shape[1],
+        job.n_clusters,
+        niter=job.config.max_iter,
+        nredo=job.config.n_init,
+        seed=job.seed % 2**31,
+        spherical=spherical,
+        init_method=faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS,
+        early_stop_threshold=_FAISS_TOLERANCE,
+        # Else faiss fits on 256 rows for each cluster, whatever it is given, and warns below 39.
+        max_points_per_centroid=len(sample),
+        min_points_per_centroid=1,
+    )
+    means.train(np.ascontiguousarray(sample, dtype=np.float32))
+    return np.array(means.centroids, dtype=np.float32)
+
+
+def _best_directions(unit: np.ndarray, job: FitJob) -> Float[np.ndarray, "k d_embed"]:
+    kmeans_plusplus, threadpool_limits = _sklearn("kmeans_plusplus")
+    best, centroids = -np.inf, None
+    with threadpool_limits(limits=1):
+        for start in np.random.SeedSequence(job.seed).generate_state(job.config.n_init):
+            starts, _ = kmeans_plusplus(unit, job.n_clusters, random_state=int(start))
+            found, cosine = _lloyd_by_cosine(unit, starts, job.config.max_iter)
+            if cosine > best:
+                best, centroids = cosine, found
+    assert centroids is not None  # n_init is at least 1, and a mean cosine is finite
+    return centroids
+
+
+def _lloyd_by_cosine(unit: np.ndarray, centroids: np.ndarray, max_iter: int) -> tuple[np.ndarray, float]:
+    """Centroids of unit length and the mean cosine of the rows to theirs, once no row changes its cluster."""
+    before = np.full(len(unit), -1)
+    cosines = np.zeros(len(unit))
+    for _ in range(max_iter):
+        scores = unit @ centroids.T
+        labels = scores.argmax(axis=1)
+        cosines = scores[np.arange(len(unit)), labels]
+        if np.array_equal(labels, before):
+            break
+        members = np.zeros((len(centroids), len(unit)), dtype=unit.dtype)
+        members[labels, np.arange(len(unit))] = 1
+        sums = members @ unit
+        norms = np.linalg.norm(sums, axis=1)
+        # A cluster that lost its rows starts again from the row that fits its own cluster least.
+        for rank, index in enumerate(np.flatnonzero(norms == 0)):
+            sums[index], norms[index] = unit[np.argsort(cosines, kind="stable")[rank]], 1
+        centroids, before = (sums / norms[:, None]).astype(np.float32), labels
+    return centroids, float(cosines.mean(dtype=np.float64))
+
+
+def _sklearn(name: str) -> tuple[Any, Any]:
+    try:
+        import sklearn.cluster
         from threadpoolctl import threadpool_limits
     except ImportError:
         raise MissingExtraError("clustering needs scikit-learn", do="pip install 'tclora[library]'") from None
-    return KMeans, threadpool_limits
-
-
-def _inertia(rows: Float[np.ndarray, "n d_embed"], centroids: Float[np.ndarray, "k d_embed"]) -> float:
-    labels = assign_clusters(rows, centroids)
-    total = 0.0
-    for start in range(0, len(rows), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        total += float(((rows[part].astype(np.float64) - centroids[labels[part]]) ** 2).sum())
-    return total / len(rows)
-
-
-def _check_finite(rows: Float[np.ndarray, "n d_embed"]) -> None:
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        bad = int(np.argmin(finite))
-        raise NumericalError("an embedding holds NaN or infinity", where=f"row {bad}", expected="finite numbers")
-
-
-def _check_distinct(rows: Float[np.ndarray, "n d_embed"], k: int) -> None:
-    n_distinct = _n_distinct(rows, k)
-    if n_distinct < k:
-        raise ConfigError(
-            "there are fewer distinct examples than clusters",
-            where="cluster.n_clusters",
-            found=f"{n_distinct} distinct embeddings in {len(rows)} examples, {k} clusters",
-            do=f"lower n_clusters to {n_distinct} or less, or bring more data" if n_distinct else "bring data",
-        )
-
-
-def _n_distinct(rows: Float[np.ndarray, "n d_embed"], enough: int) -> int:
-    """Distinct rows, counted until there are `enough`."""
-    seen: set[bytes] = set()
-    for row in rows:
-        seen.add((row + 0.0).tobytes())  # adding zero makes -0.0 and 0.0 one
-        if len(seen) >= enough:
-            break
-    return len(seen)
+    return getattr(sklearn.cluster, name), threadpool_limits

@@ -3,12 +3,16 @@
 from dataclasses import dataclass, field
 
 __all__ = [
+    "ClusterMapRecord",
     "ClusterRecord",
     "ClusterSummary",
     "ContestantRecord",
     "EncodeRecord",
     "EvalRecord",
     "MergeRecord",
+    "NClustersPoint",
+    "NClustersRecord",
+    "PairedRecord",
     "Score",
     "TrainRecord",
 ]
@@ -23,6 +27,13 @@ class EncodeRecord:
     n_train: int
     n_dev: int
     d_embed: int
+    dtype: str = "float32"
+    n_bytes: int = 0
+    """Of the two matrices on disk."""
+    model: str | None = None
+    """What a sentence encoder is called; None for the others."""
+    texts_per_s: float | None = None
+    """Of embedding, for one worker; fitting and loading are left out. Not part of the stage's result."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class ClusterSummary:
     n_train: int
     n_dev: int
     n_tokens: int
-    """Whitespace-separated words of prompt and response of its training examples; a tokenizer is not needed."""
+    """Length of prompt and response of its training examples, in the record's `token_unit`."""
     top_terms: tuple[str, ...]
     nearest: tuple[str, ...]
     """The instructions of the examples nearest to the centroid."""
@@ -42,14 +53,100 @@ class ClusterSummary:
 
 
 @dataclass(frozen=True)
+class ClusterMapRecord:
+    """A picture of a clustering: some training rows and the centroids in the plane. The units of the axes are free."""
+
+    method: str
+    """pca or umap."""
+    n_rows: int
+    """Training rows that the shown ones were drawn from."""
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    labels: tuple[int, ...]
+    centroid_x: tuple[float, ...]
+    centroid_y: tuple[float, ...]
+    variance_shares: tuple[float, ...] = ()
+    """Of pca: the share of the variance along each axis."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NClustersPoint:
+    """What was measured for one number of clusters, in the space of the search. None: not defined for it.
+
+    `calinski_harabasz` and `gap` are also None where every row lies on its centroid: they are then infinite.
+    """
+
+    n_clusters: int
+    within: float
+    """Mean squared distance of a sampled row to its centroid."""
+    smallest_rows: int
+    """Rows of the smallest cluster, as many as the sample stands for."""
+    smallest_tokens: int | None
+    balance_rows: float
+    """Entropy of the sizes over its largest value: 1 if all clusters are as large."""
+    balance_tokens: float | None
+    large_enough: bool
+    """Whether the smallest cluster has the rows and tokens it must have."""
+    stability: float | None = None
+    """Mean adjusted Rand index between clusterings of resamples, on rows that none of them held."""
+    stability_se: float | None = None
+    silhouette: float | None = None
+    silhouette_null: float | None = None
+    """The same on rows from one normal distribution of the same covariance."""
+    silhouette_se: float | None = None
+    """Standard error of the difference of the two."""
+    calinski_harabasz: float | None = None
+    davies_bouldin: float | None = None
+    gap: float | None = None
+    gap_se: float | None = None
+
+
+@dataclass(frozen=True)
+class NClustersRecord:
+    """How the number of clusters was chosen: the whole curve, the rule, and a sentence of reasons."""
+
+    n_clusters: int
+    rule: str
+    reasons: str
+    structure: bool
+    """Whether the rows fall into groups more than those of one normal distribution do."""
+    suggestions: dict[str, int]
+    """What each rule would choose, this one among them."""
+    points: tuple[NClustersPoint, ...]
+    """One for each number that was tried, ascending, and one for a single cluster."""
+    n_rows: int
+    sample_size: int
+    n_held_out: int
+    n_resamples: int
+    n_axes: int
+    """Principal axes of the sample that the search ran on."""
+    variance_kept: float
+    """Their share of the variance, 0 to 1."""
+    notes: tuple[str, ...] = ()
+    """Numbers that were not tried, and why."""
+
+
+@dataclass(frozen=True)
 class ClusterRecord:
-    """A k-means clustering of the training examples."""
+    """A clustering of the training examples. `n_clusters` is how many there are, which may be fewer than asked for."""
 
     n_clusters: int
     sample_size: int
     inertia: float
     """Mean squared distance of a training example to its centroid."""
     clusters: tuple[ClusterSummary, ...]
+    algorithm: str = "kmeans"
+    engine: str = "scikit-learn"
+    """What did the fit."""
+    token_unit: str = "words"
+    """What `n_tokens` counts: `tokens` of the base's tokenizer, or `words` as blanks part them."""
+    dev_assignment: str = "nearest centroid"
+    """How the dev examples got their cluster."""
+    notes: tuple[str, ...] = ()
+    """What was joined, split, dissolved or moved."""
+    choice: NClustersRecord | None = None
+    """How `n_clusters` was chosen, where it was `auto`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +167,10 @@ class TrainRecord:
     target_modules: tuple[str, ...]
     truncated: int = 0
     """Examples that lost prompt tokens to `max_length`."""
+    trainer: str = "plain"
+    """`grouped`: several adapters in one pass; `plain`: one adapter through PEFT's layers."""
+    notes: tuple[str, ...] = ()
+    """Why it was trained so, and what else a reader should know."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +214,28 @@ class ContestantRecord:
 
     name: str
     kind: str
-    """base, adapter, routed, merged or multi_task."""
+    """base, adapter, routed, merged, multi_task or control."""
     loss: Score | None
     loss_by_cluster: dict[str, Score]
     exact_match: Score | None
     exact_match_by_cluster: dict[str, Score]
     choice_accuracy: dict[str, Score]
     rank: int | None = None
+    n_adapters: int | None = None
+    """Adapters behind it: 0 for the base, 1 for a single adapter, more where items are routed. None: not recorded."""
+
+
+@dataclass(frozen=True)
+class PairedRecord:
+    """Two contestants on the same examples: the first's loss less the second's, negative where the first is better.
+
+    Intervals are of the difference, with both resampled together; by cluster, keyed by the cluster's name.
+    """
+
+    first: str
+    second: str
+    loss: Score
+    loss_by_cluster: dict[str, Score]
 
 
 @dataclass(frozen=True)
@@ -132,3 +248,4 @@ class EvalRecord:
     n_choice: dict[str, int]
     contestants: tuple[ContestantRecord, ...]
     chance: dict[str, float] = field(default_factory=dict)
+    paired: tuple[PairedRecord, ...] = ()

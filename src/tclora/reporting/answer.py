@@ -6,6 +6,7 @@ their intervals overlap.
 """
 
 from tclora.records import ContestantRecord, Score
+from tclora.reporting.paired import paired_sentences
 from tclora.reporting.run_report import RunReport
 from tclora.reporting.tables import merge_name
 from tclora.reporting.wording import count, listing, loss, number, overlap
@@ -24,7 +25,7 @@ def question(report: RunReport) -> str:
 def answer(report: RunReport) -> str:
     """One paragraph: which single adapter has the lowest loss, and how every merge compares with the controls."""
     measured = [c for c in report.evaluation.contestants if c.loss is not None]
-    single = sorted((c for c in measured if c.kind in ("adapter", "merged", "multi_task")), key=_loss_of)
+    single = sorted((c for c in measured if _is_single(c)), key=_loss_of)
     if not single:
         return "No single adapter was scored on development examples, so this run gives no answer."
     sentences = [_best_sentence(single, report.evaluation.n_dev)]
@@ -33,7 +34,7 @@ def answer(report: RunReport) -> str:
     sentences += [sentence for merge in merges if (sentence := _merge_sentence(merge, controls))]
     if not merges:
         sentences.append("No merge was scored.")
-    return " ".join(sentences)
+    return " ".join(sentences + paired_sentences(report))
 
 
 def limits(report: RunReport) -> list[str]:
@@ -48,7 +49,9 @@ def limits(report: RunReport) -> list[str]:
         *([_NEAR_CHANCE.format(listing(near))] if near else []),
         *([f"Answers are cut at {generated} new tokens, so a longer one can never match."] if generated else []),
         *([] if report.held_out else [_ONLY_SEEN_TASKS]),
-        *_ALWAYS,
+        _ONE_SEED,
+        _PAIRED_BESIDE if report.evaluation.paired else _NOT_PAIRED,
+        _NO_RANDOM_FACTORS if _has_random_clusters(report) else _NO_RANDOM_CONTROLS,
     ]
 
 
@@ -65,13 +68,31 @@ _ONLY_SEEN_TASKS = (
     "The development examples come from the same tasks as the training data, so their loss says nothing of tasks "
     "never trained on."
 )
-_ALWAYS = (
+_ONE_SEED = (
     "One seed of clustering, training and merging: intervals are over examples only, and another seed may move "
-    "every figure by more than they say.",
-    "Intervals that overlap do not show that two contestants are equal: they are scored on the same examples, and a "
-    "paired comparison can tell apart what separate intervals cannot.",
-    "Random clusters of the same sizes and random factors of the same norms were not compared.",
+    "every figure by more than they say."
 )
+_NOT_PAIRED = (
+    "Intervals that overlap do not show that two contestants are equal: they are scored on the same examples, and a "
+    "paired comparison can tell apart what separate intervals cannot."
+)
+_PAIRED_BESIDE = (
+    "Intervals of single contestants that overlap do not show that two are equal; where a pair was compared on the "
+    "same examples, the paired comparison says more."
+)
+_NO_RANDOM_CONTROLS = "Random clusters of the same sizes and random factors of the same norms were not compared."
+_NO_RANDOM_FACTORS = "Random factors of the same norms were not compared."
+
+
+def _has_random_clusters(report: RunReport) -> bool:
+    return any(c.kind == "control" and c.name.startswith("random-clusters") for c in report.evaluation.contestants)
+
+
+def _is_single(contestant: ContestantRecord) -> bool:
+    """Whether one adapter answers everything; records of earlier versions tell it by the kind alone."""
+    if contestant.n_adapters is not None:
+        return contestant.n_adapters == 1
+    return contestant.kind in ("adapter", "merged", "multi_task")
 
 
 def _loss_of(contestant: ContestantRecord) -> tuple[float, str]:

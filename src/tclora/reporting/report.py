@@ -1,4 +1,4 @@
-"""A run as two files: `report.json`, complete, for programs; `report.md`, in order of interest, for people.
+"""A run as two files and pictures: `report.json`, complete, for programs; `report.md`, for people.
 
 In: a `RunReport`. Out: a folder. Both files are written whole or not at all, and equal reports make equal bytes.
 JSON has no word for NaN and infinity: such a figure is written as null and its place is listed in `not_finite`,
@@ -15,7 +15,9 @@ from tclora.artifacts import write_bytes
 from tclora.errors import ArtifactError
 from tclora.records import to_json
 from tclora.reporting.answer import answer, limits, question
+from tclora.reporting.cluster_sections import choice_sections, map_sections, pictures
 from tclora.reporting.markdown import bullets, code_block, escape, table
+from tclora.reporting.paired import PAIRED_NOTE, paired_cluster_table, paired_table
 from tclora.reporting.run_report import RunReport
 from tclora.reporting.tables import (
     Table,
@@ -26,7 +28,7 @@ from tclora.reporting.tables import (
     results_table,
     training_table,
 )
-from tclora.reporting.wording import seconds
+from tclora.reporting.wording import algorithm_name, seconds
 
 __all__ = ["render_json", "render_markdown", "write_report"]
 
@@ -38,7 +40,7 @@ _MERGE_NOTE = (
 
 
 def write_report(folder: Path, report: RunReport) -> None:
-    """Write `report.json` and `report.md` into `folder`, replacing earlier ones.
+    """Write `report.json`, `report.md` and its pictures into `folder`, replacing earlier ones.
 
     Raises:
         ArtifactError: the report holds something that is no plain data; names its place.
@@ -46,12 +48,16 @@ def write_report(folder: Path, report: RunReport) -> None:
     machine_readable, readable = render_json(report), render_markdown(report)
     write_bytes(folder / "report.json", machine_readable.encode())
     write_bytes(folder / "report.md", readable.encode())
+    for name, picture in pictures(report).items():
+        write_bytes(folder / name, picture.encode())
 
 
 def render_json(report: RunReport) -> str:
     """The whole report as strict JSON; keys keep the order of the records."""
     not_finite: list[str] = []
     plain = _plain(to_json(report), "", not_finite)
+    # Thousands of points that only a picture is made of; they are in the run's `cluster-map` folder.
+    plain.pop("cluster_map")
     content = {"format": FORMAT, **plain, "not_finite": not_finite}
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -80,17 +86,26 @@ def _result_sections(report: RunReport) -> list[str]:
     )
     sections = ["## Results", table(*results_table(report)), escape(caption)]
     sections += _section("Loss by cluster", cluster_loss_table(report))
-    return sections + _section("Exact match by cluster", cluster_match_table(report))
+    sections += _section("Exact match by cluster", cluster_match_table(report))
+    paired = _section("Paired comparison", paired_table(report))
+    sections += [*paired, escape(PAIRED_NOTE)] if paired else []
+    return sections + _section("Paired comparison by cluster", paired_cluster_table(report))
 
 
 def _making_sections(report: RunReport) -> list[str]:
     encode, clusters = report.encode, report.clusters
     caption = (
-        f"{encode.n_train:,} training and {encode.n_dev:,} development examples, embedded by {encode.encoder} "
-        f"({encode.text}, {encode.d_embed} dimensions). k-means with {clusters.n_clusters} clusters, fitted on "
+        f"{encode.n_train:,} training and {encode.n_dev:,} development examples, embedded by "
+        f"{encode.model or encode.encoder} ({encode.text}, {encode.d_embed} dimensions). "
+        f"{algorithm_name(clusters.algorithm)} with {clusters.n_clusters} clusters, fitted on "
         f"{clusters.sample_size:,} examples; mean squared distance to the centroid {clusters.inertia:.4f}."
     )
-    sections = ["## Clusters", escape(caption), table(*cluster_table(report))]
+    # Development examples go to the nearest centroid unless something else is said.
+    if clusters.dev_assignment != "nearest centroid":
+        caption += f" Development examples were assigned {clusters.dev_assignment}."
+    caption += "".join(f" {note[:1].upper()}{note[1:]}." for note in clusters.notes)
+    sections = choice_sections(report)
+    sections += ["## Clusters", escape(caption), *map_sections(report), table(*cluster_table(report))]
     sections += _section("Training", training_table(report))
     merges = _section("Merges", merge_table(report))
     return sections + ([*merges, _MERGE_NOTE] if merges else [])

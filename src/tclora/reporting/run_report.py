@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tclora.records import ClusterRecord, EncodeRecord, EvalRecord, MergeRecord, TrainRecord
+from tclora.records import ClusterMapRecord, ClusterRecord, EncodeRecord, EvalRecord, MergeRecord, TrainRecord
 
 __all__ = ["RunReport"]
 
@@ -25,3 +25,4 @@ class RunReport:
     wall_s: dict[str, float]
     notes: tuple[str, ...] = ()
     held_out: EvalRecord | None = None
+    cluster_map: ClusterMapRecord | None = None

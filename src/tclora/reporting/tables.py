@@ -58,7 +58,7 @@ def cluster_match_table(report: RunReport) -> Table:
 
 def cluster_table(report: RunReport) -> Table:
     """What is in each cluster: sizes, its own terms, its tasks and the example nearest to its centroid."""
-    header = ["cluster", "train", "dev", "words", "top terms", "tasks", "nearest example"]
+    header = ["cluster", "train", "dev", report.clusters.token_unit, "top terms", "tasks", "nearest example"]
     return header, [_cluster_row(cluster) for cluster in report.clusters.clusters]
 
 

@@ -5,9 +5,40 @@ from collections.abc import Sequence
 
 from tclora.records import Score
 
-__all__ = ["clip", "count", "listing", "loss", "number", "overlap", "percent", "seconds", "share", "size", "small"]
+__all__ = [
+    "algorithm_name",
+    "clip",
+    "count",
+    "listing",
+    "loss",
+    "number",
+    "overlap",
+    "percent",
+    "seconds",
+    "share",
+    "size",
+    "small",
+]
 
 NONE = "-"
+
+
+_ALGORITHMS = {
+    "kmeans": "k-means",
+    "spherical_kmeans": "Spherical k-means",
+    "minibatch_kmeans": "Mini-batch k-means",
+    "agglomerative": "Agglomerative clustering",
+    "hdbscan": "HDBSCAN",
+    "spectral": "Spectral clustering",
+    "task": "Grouping by task label",
+    "random": "Random grouping",
+    "mbc": "Model-based clustering",
+}
+
+
+def algorithm_name(name: str) -> str:
+    """A clustering algorithm as a sentence begins with it."""
+    return _ALGORITHMS.get(name, name)
 
 
 def number(value: float | None, digits: int = 3) -> str:
