@@ -4,30 +4,31 @@ The stage works in its folder: every finished adapter stands, an unfinished one 
 """
 
 import shutil
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from tclora.artifacts import Manifest, read_json
 from tclora.config import RunConfig, TrainConfig
-from tclora.execution import Executor, LocalExecutor
+from tclora.execution import Executor
 from tclora.models import base_files_digest
 from tclora.pipeline.cluster_stage import read_cluster_record
 from tclora.pipeline.layout import MULTI_TASK, RunFolder, cluster_name
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
+from tclora.pipeline.train_groups import train_jobs
 from tclora.records import TrainRecord, from_json
-from tclora.training import TrainJob, is_finished, train_adapter, train_library
+from tclora.training import TrainJob, is_finished
 
-__all__ = ["adapter_names", "read_train_records", "train_stage"]
+__all__ = ["adapter_names", "read_train_records", "remove_strangers", "train_or_keep", "train_stage"]
 
 
-def train_stage(config: RunConfig, run: RunFolder, data: Manifest, cluster: Manifest, progress: Progress) -> Manifest:
-    """Train the library; finished adapters are not trained again."""
+def train_stage(
+    config: RunConfig, run: RunFolder, data: Manifest, cluster: Manifest, progress: Progress, executor: Executor
+) -> Manifest:
+    """Train the library on `executor`; finished adapters are not trained again."""
     settings = {
-        "train": config.train.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json", exclude={"controls", "min_task_size"}),
         "base": config.base.model_dump(mode="json", include={"dtype", "template", "max_length", "revision"}),
-        "n_clusters": config.cluster.n_clusters,
+        "n_clusters": read_cluster_record(run).n_clusters,
     }
     inputs = {
         "data": inputs_digest(data),
@@ -35,37 +36,33 @@ def train_stage(config: RunConfig, run: RunFolder, data: Manifest, cluster: Mani
         "base": base_files_digest(config.base),
     }
     stage = Stage("train", run.library, settings, inputs, config.seed, resumable=True)
-    return run_stage(stage, lambda folder: _build(config, run, folder, LocalExecutor(), progress), progress)
+    return run_stage(stage, lambda folder: _build(config, run, folder, executor, progress), progress)
 
 
-def adapter_names(config: RunConfig) -> tuple[str, ...]:
-    """The library's adapters, one per cluster, in cluster order."""
-    return tuple(cluster_name(index) for index in range(config.cluster.n_clusters))
+def adapter_names(run: RunFolder) -> tuple[str, ...]:
+    """The library's adapters, one for each cluster that there is, in cluster order."""
+    return tuple(cluster_name(index) for index in range(read_cluster_record(run).n_clusters))
 
 
 def read_train_records(config: RunConfig, run: RunFolder) -> tuple[TrainRecord, ...]:
     """The records of the finished adapters, the multi-task control last where there is one."""
-    names = adapter_names(config) + ((MULTI_TASK,) if config.train.multi_task else ())
+    names = adapter_names(run) + ((MULTI_TASK,) if config.train.multi_task else ())
     return tuple(from_json(TrainRecord, read_json(run.library / name / "record.json")) for name in names)
 
 
 def _build(config: RunConfig, run: RunFolder, folder: Path, executor: Executor, progress: Progress) -> None:
-    _remove_strangers(folder, adapter_names(config) + ((MULTI_TASK,) if config.train.multi_task else ()))
-    records = list(_train(_cluster_jobs(config, run, folder), executor, progress))
+    remove_strangers(folder, adapter_names(run) + ((MULTI_TASK,) if config.train.multi_task else ()))
+    records = train_or_keep(_cluster_jobs(config, run, folder), executor, progress)
     if config.train.multi_task:
         budget = sum(record.n_tokens for record in records)
-        list(_train([_multi_task_job(config, run, folder, budget)], executor, progress))
+        train_or_keep([_multi_task_job(config, run, folder, budget)], executor, progress)
 
 
-def _train(jobs: list[TrainJob], executor: Executor, progress: Progress) -> Iterator[TrainRecord]:
+def train_or_keep(jobs: list[TrainJob], executor: Executor, progress: Progress) -> tuple[TrainRecord, ...]:
+    """Train what the run's folder does not hold already, whole and of these very jobs."""
     for job in jobs:
         _make_room(job)
-    # In this process the bars can follow every step; another executor reports when a job is done.
-    if isinstance(executor, LocalExecutor):
-        for job in jobs:
-            yield from executor.map(partial(train_adapter, on_step=partial(progress.step, job.name)), [job])
-    else:
-        yield from train_library(jobs, executor)
+    return train_jobs(jobs, executor, progress)
 
 
 def _cluster_jobs(config: RunConfig, run: RunFolder, folder: Path) -> list[TrainJob]:
@@ -80,7 +77,7 @@ def _cluster_jobs(config: RunConfig, run: RunFolder, folder: Path) -> list[Train
             params=config.train,
             seed=config.seed,
         )
-        for name, cluster in zip(adapter_names(config), record.clusters, strict=True)
+        for name, cluster in zip(adapter_names(run), record.clusters, strict=True)
     ]
 
 
@@ -105,7 +102,7 @@ def _make_room(job: TrainJob) -> None:
         shutil.rmtree(out)
 
 
-def _remove_strangers(folder: Path, names: tuple[str, ...]) -> None:
+def remove_strangers(folder: Path, names: tuple[str, ...]) -> None:
     """Adapters of an earlier request with more clusters must not look like part of this library."""
     keep = {name for known in names for name in (known, f"{known}.work")}
     for path in folder.iterdir():
