@@ -12,10 +12,14 @@ import typer
 
 from tclora.cli.analyse import analyse
 from tclora.cli.check import check
+from tclora.cli.export_jobs import export_jobs
+from tclora.cli.extend import extend
+from tclora.cli.library import library_app
 from tclora.cli.merge import merge
 from tclora.cli.methods import methods
 from tclora.cli.quickstart import quickstart
 from tclora.cli.run import register_stages, run
+from tclora.cli.study import study
 from tclora.errors import TcLoraError, printable
 
 __all__ = ["app", "main"]
@@ -34,6 +38,10 @@ app.command()(merge)
 app.command()(check)
 app.command()(analyse)
 app.command()(methods)
+app.command(name="export-jobs")(export_jobs)
+app.add_typer(library_app, name="library")
+app.command()(extend)
+app.add_typer(study, name="study")
 
 
 @app.callback(invoke_without_command=True)

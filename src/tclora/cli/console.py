@@ -14,7 +14,8 @@ class PlainProgress:
 
     def __init__(self, every_s: float = 10.0):
         self.every_s = every_s
-        self._label, self._began, self._told = "", 0.0, 0.0
+        # By label: when it was first heard of, how far it was then (a resumed job does not begin at 0), when last told.
+        self._seen: dict[str, tuple[float, int, float]] = {}
 
     def begin(self, stage: str) -> None:
         """Say that a stage starts."""
@@ -23,12 +24,11 @@ class PlainProgress:
     def step(self, label: str, done: int, total: int) -> None:
         """Say how far the work is, not too often."""
         now = time.monotonic()
-        if label != self._label:
-            self._label, self._began, self._told = label, now, now
-        if now - self._told >= self.every_s and done:
-            left = (now - self._began) / done * (total - done)
-            self._told = now
-            self._say(f"  {label}: {done}/{total}, about {left:.0f} s left")
+        began, first, told = self._seen.setdefault(label, (now, done, now))
+        if now - told >= self.every_s and done > first:
+            rate = (done - first) / (now - began)
+            self._seen[label] = (began, first, now)
+            self._say(f"  {label}: {done}/{total}, {rate:.3g}/s, about {(total - done) / rate:.0f} s left")
 
     def end(self, stage: str, *, wall_s: float, skipped: bool) -> None:
         """Say that a stage is done."""
@@ -66,8 +66,8 @@ class BarProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bars = Progress(*columns, console=self._console, transient=True)
+        what = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn())
+        self._bars = Progress(*what, _rate_column(), TimeRemainingColumn(), console=self._console, transient=True)
         self._tasks: dict[str, Any] = {}
 
     def begin(self, stage: str) -> None:
@@ -78,7 +78,8 @@ class BarProgress:
     def step(self, label: str, done: int, total: int) -> None:
         """Move a bar; a finished one goes away."""
         if label not in self._tasks:
-            self._tasks[label] = self._bars.add_task(label, total=total)
+            # What a resumed job had done before says nothing about its speed.
+            self._tasks[label] = self._bars.add_task(label, total=total, completed=done)
         self._bars.update(self._tasks[label], completed=done, total=total)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(label))
@@ -95,6 +96,18 @@ class BarProgress:
         from tclora.errors import printable
 
         self._console.print(Text(f"note: {printable(text)}", style="yellow"))
+
+
+def _rate_column() -> Any:
+    """Parts finished per second."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.3g}/s" if task.speed else "", style="progress.data.speed")
+
+    return Rate()
 
 
 def progress_for(quiet: bool):

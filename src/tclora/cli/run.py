@@ -23,8 +23,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks.")]
 _HELP = {
     "encode": "Read the data and embed every example.",
     "cluster": "Cluster the embedded examples.",
-    "train": "Train one adapter per cluster, and the multi-task control.",
-    "evaluate": "Score base, adapters, routed library, merged adapters and multi-task control.",
+    "train": "Train one adapter per cluster, and the controls.",
+    "evaluate": "Score base, adapters, routed library, merged adapters and controls.",
     "report": "Write report.json and report.md.",
 }
 
@@ -87,8 +87,10 @@ def show_result(result, as_json: bool) -> None:
     """The final table, or where the finished stage lies."""
     if as_json:
         return emit_json(_summary(result))
+    if result.until == "cluster":
+        _show_choice(result)
     if result.report is None:
-        return typer.echo(f"{result.until}: done, in {result.folder}")
+        return typer.echo(f"{result.until}: done, {_embedded_words(result)}in {result.folder}")
     from tclora.reporting import results_table
 
     header, rows = results_table(result.report)
@@ -100,11 +102,62 @@ def show_result(result, as_json: bool) -> None:
 def _summary(result) -> dict[str, object]:
     summary: dict[str, object] = {"out": str(result.folder), "until": result.until, "wall_s": result.wall_s}
     if result.report is None:
-        return summary
+        return summary | _embedded(result) | _clustered(result)
     from tclora.records import to_json
 
     contestants = to_json(result.report.evaluation)["contestants"]
     return summary | {"report": str(result.folder / "report" / "report.json"), "contestants": contestants}
+
+
+def _embedded(result) -> dict[str, object]:
+    """What the encode stage made, where that was the stage asked for."""
+    if result.until != "encode":
+        return {}
+    from tclora.pipeline.encode_stage import read_encode_record
+    from tclora.pipeline.layout import RunFolder
+
+    record = read_encode_record(RunFolder(result.folder))
+    return {
+        "encoder": record.model or record.encoder,
+        "n": record.n_train + record.n_dev,
+        "d": record.d_embed,
+        "texts_per_s": record.texts_per_s,
+        "dtype": record.dtype,
+        "bytes": record.n_bytes,
+    }
+
+
+def _clustered(result) -> dict[str, object]:
+    """The clusters, and how their number was chosen, where that was the stage asked for."""
+    if result.until != "cluster":
+        return {}
+    from tclora.pipeline.cluster_stage import read_cluster_record
+    from tclora.pipeline.layout import RunFolder
+    from tclora.records import to_json
+
+    record = read_cluster_record(RunFolder(result.folder))
+    sizes = [cluster.n_train for cluster in record.clusters]
+    return {"n_clusters": record.n_clusters, "sizes": sizes, "choice": to_json(record.choice)}
+
+
+def _show_choice(result) -> None:
+    """The curve that the number of clusters was read from, where it was chosen."""
+    from tclora.pipeline.cluster_stage import read_cluster_record
+    from tclora.pipeline.layout import RunFolder
+    from tclora.reporting import n_clusters_table
+
+    choice = read_cluster_record(RunFolder(result.folder)).choice
+    if choice is not None:
+        show_table("How many clusters", *n_clusters_table(choice))
+        typer.echo(choice.reasons)
+
+
+def _embedded_words(result) -> str:
+    facts = _embedded(result)
+    if not facts:
+        return ""
+    rate = f"{facts['texts_per_s']:,} texts/s, " if facts["texts_per_s"] else ""
+    return f"{facts['n']:,} texts x {facts['d']} {facts['dtype']}, {facts['bytes']:,} bytes, {rate}"
 
 
 def _stage_command(stage: str):

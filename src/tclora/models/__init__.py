@@ -2,7 +2,7 @@
 
 from tclora.models.base import BUNDLED, BUNDLED_NAME, Base, bundled_base_path, load_base, local_base_path
 from tclora.models.entropy import scored_everywhere, token_entropies
-from tclora.models.fingerprint import base_files_digest
+from tclora.models.fingerprint import base_files_digest, edges_digest
 from tclora.models.generation import greedy_answers
 from tclora.models.hidden import mean_hidden_states
 from tclora.models.hooks import attached
@@ -46,6 +46,7 @@ __all__ = [
     "bundled_base_path",
     "collate",
     "compare_forward",
+    "edges_digest",
     "greedy_answers",
     "load_base",
     "local_base_path",

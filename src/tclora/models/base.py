@@ -15,6 +15,7 @@ import torch
 
 from tclora.config import BaseModelConfig
 from tclora.errors import ConfigError, MissingExtraError
+from tclora.models.quantized import quantization_options
 from tclora.models.template import Template, choose_template
 
 __all__ = ["BUNDLED", "BUNDLED_NAME", "Base", "bundled_base_path", "load_base", "local_base_path", "quiet_loading"]
@@ -38,6 +39,11 @@ class Base:
     device: torch.device
     split_head: bool = False
     """True where the logits are exactly the output layer applied to the last hidden state, found by trying it."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the linear layers hold packed 4-bit weights and not numbers one could decompose."""
+        return bool(getattr(self.model, "is_loaded_in_4bit", False))
 
 
 def bundled_base_path() -> Path:
@@ -76,15 +82,18 @@ def load_base(config: BaseModelConfig) -> Base:
 
     Raises:
         ConfigError: the path is no model, the checkpoint is a pickle, the Hub cannot be reached, CUDA is asked for
-            and absent, or the tokenizer lacks the chat template asked for.
-        MissingExtraError: transformers is not installed.
+            and absent, a quantized base is asked for without it, or the tokenizer lacks the chat template asked for.
+        MissingExtraError: transformers, or for a quantized base bitsandbytes, is not installed.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = _device(config.device)
-    model, tokenizer = _from_pretrained(config, _dtype(config.dtype, device))
+    dtype = _dtype(config.dtype, device)
+    model, tokenizer = _from_pretrained(config, dtype, quantization_options(config, device, dtype))
     model.requires_grad_(False)
-    model.eval().to(device)
+    model.eval()
+    if config.quantization == "none":
+        model.to(device)  # packed weights are put in place while loading, and cannot be moved
     positions = getattr(model.config, "max_position_embeddings", None)
     return Base(
         model=model,
@@ -117,7 +126,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     return getattr(torch, name)
 
 
-def _from_pretrained(config: BaseModelConfig, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_pretrained(config: BaseModelConfig, dtype: torch.dtype, more: dict[str, Any]) -> tuple[Any, Any]:
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError:
@@ -139,7 +148,7 @@ def _from_pretrained(config: BaseModelConfig, dtype: torch.dtype) -> tuple[Any, 
     try:
         with quiet_loading():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **options, **more)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and its own, by the file at fault
         raise _load_error(config.path, error) from error
     return model, tokenizer

@@ -7,7 +7,7 @@ from tclora.artifacts import digest_of
 from tclora.config import BaseModelConfig
 from tclora.models.base import local_base_path
 
-__all__ = ["base_files_digest"]
+__all__ = ["base_files_digest", "edges_digest"]
 
 _EDGE_BYTES = 8 * 2**20
 
@@ -24,10 +24,11 @@ def base_files_digest(config: BaseModelConfig) -> str:
     if folder is None:
         return digest_of([config.path, config.revision])
     names = sorted(path.name for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
-    return digest_of({name: _edges_digest(folder / name) for name in names})
+    return digest_of({name: edges_digest(folder / name) for name in names})
 
 
-def _edges_digest(path: Path) -> str:
+def edges_digest(path: Path) -> str:
+    """Hex SHA-256 of a file's size and of its first and last 8 MiB."""
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(f"{size}\0".encode() + file.read(_EDGE_BYTES))

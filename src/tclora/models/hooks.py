@@ -85,8 +85,10 @@ def _sizes(module: Any) -> tuple[int, int] | None:
 
 def _hook(module: Any, factors: LoraFactors) -> Callable[[Any, tuple[Any, ...], Tensor], Tensor]:
     weight = module.weight
-    down = factors.lora_a.to(weight.device, weight.dtype).t().contiguous()
-    up = factors.lora_b.to(weight.device, weight.dtype).t().contiguous()
+    # Packed 4-bit weights are bytes; what they are multiplied in is the layer's own business.
+    dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
+    down = factors.lora_a.to(weight.device, dtype).t().contiguous()
+    up = factors.lora_b.to(weight.device, dtype).t().contiguous()
     if isinstance(module, torch.nn.Embedding):
         return lambda _, inputs, output: output + (down[inputs[0]] @ up).to(output.dtype)
     return lambda _, inputs, output: output + ((inputs[0].to(down.dtype) @ down) @ up).to(output.dtype)
