@@ -127,7 +127,7 @@ def open_library(run: Path, work: Path, sizes: Sizes, *, seed: int) -> RealLibra
     config = load_config(run / "config.yaml")
     torch.set_num_threads(1)
     base = load_base(config.base)
-    names = [f"cluster-{i}" for i in range(config.cluster.n_clusters)]
+    names = [f"cluster-{i}" for i in range(load_clusters(run / "cluster").n_clusters)]
     cache = work / "cache"
     if not cache.is_dir():
         shutil.copytree(run / "evaluate" / "cache", cache) if (run / "evaluate/cache").is_dir() else cache.mkdir()

@@ -1,6 +1,7 @@
 """Fixtures every test may use: the shared data and models, one torch thread, local seeds."""
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,12 @@ def shared() -> Path:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def ray_token(tmp_path_factory) -> Path:
+    """A token of these tests for Ray, which would otherwise write one into the user's home. It is kept to the end."""
+    path = tmp_path_factory.mktemp("ray") / "token"
+    path.write_text(uuid.uuid4().hex)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    return path

@@ -143,12 +143,12 @@ def test_a_library_trains_in_order_on_one_base(job, tmp_path, monkeypatch):
 
     loads = []
     monkeypatch.setattr(train, "load_base", lambda config: loads.append(config) or load_base(config))
-    train._cached_base.cache_clear()
+    train.cached_base.cache_clear()
     params = with_params(job, max_steps=2).params
     jobs = [dataclasses.replace(job, name=n, out=str(tmp_path / "lib" / n), params=params) for n in ("a", "b", "c")]
     assert [record.name for record in train_library(jobs, LocalExecutor())] == ["a", "b", "c"]
     assert len(loads) == 1
-    train._cached_base.cache_clear()
+    train.cached_base.cache_clear()
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"name": "other"}])

@@ -10,8 +10,8 @@ from pathlib import Path
 from tclora.config import EvaluateConfig
 from tclora.evaluation.choices import chance_accuracy
 from tclora.evaluation.contestants import ChoiceSet, Contestant, DevSet, check_request
-from tclora.evaluation.figures import Request, contestant_record
-from tclora.evaluation.rows import build_row_sets
+from tclora.evaluation.figures import Request, contestant_record, paired_record
+from tclora.evaluation.rows import LOSS, build_row_sets
 from tclora.evaluation.scoring import Progress, score_contestants
 from tclora.models import Base
 from tclora.records import EvalRecord
@@ -29,6 +29,7 @@ def evaluate(  # noqa: PLR0913 (the stage's whole request; bundling it would onl
     cluster_names: Sequence[str],
     cache: Path,
     seed: int = 0,
+    pairs: Sequence[tuple[str, str]] = (),
     on_progress: Progress | None = None,
 ) -> EvalRecord:
     """Score contestants on development loss, exact match and multiple choice.
@@ -40,6 +41,7 @@ def evaluate(  # noqa: PLR0913 (the stage's whole request; bundling it would onl
         cluster_names: names by cluster index, for the figures by cluster.
         cache: a folder for per-row results; may be shared by evaluations.
         seed: draws the bootstrap resamples, and the examples whose answers are generated.
+        pairs: contestants, by name, whose losses are compared on the same development examples.
         on_progress: called with the unit of work, the units done and the units in all.
 
     Raises:
@@ -47,7 +49,7 @@ def evaluate(  # noqa: PLR0913 (the stage's whole request; bundling it would onl
         AdapterError: a folder is no adapter, or does not belong to the base.
         NumericalError: a loss is not finite.
     """
-    check_request(contestants, dev, choices, cluster_names)
+    check_request(contestants, dev, choices, cluster_names, pairs)
     row_sets, asked = build_row_sets(base, dev, choices, config, seed=seed)
     scored = score_contestants(
         base, contestants, row_sets, batch_size=config.batch_size, cache=cache, on_progress=on_progress
@@ -62,4 +64,8 @@ def evaluate(  # noqa: PLR0913 (the stage's whole request; bundling it would onl
             contestant_record(c, scored.rows[c.name], request, rank=scored.ranks[c.name]) for c in contestants
         ),
         chance={choice_set.name: chance_accuracy(choice_set.items) for choice_set in choices},
+        paired=tuple(
+            paired_record(pair, scored.rows[pair[0]][LOSS], scored.rows[pair[1]][LOSS], request)
+            for pair in (pairs if dev.examples else ())
+        ),
     )

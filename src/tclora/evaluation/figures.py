@@ -13,11 +13,11 @@ from tclora.evaluation.choices import right_choices
 from tclora.evaluation.contestants import ChoiceSet, Contestant, DevSet
 from tclora.evaluation.matching import is_exact_match
 from tclora.evaluation.rows import ANSWERS, LOSS, Row, choice_row_name
-from tclora.evaluation.statistics import accuracy, mean_loss
-from tclora.records import ContestantRecord, Score
-from tclora.shapes import Float, Int
+from tclora.evaluation.statistics import accuracy, mean_loss, paired_difference
+from tclora.records import ContestantRecord, PairedRecord, Score
+from tclora.shapes import Bool, Float, Int
 
-__all__ = ["Request", "contestant_record"]
+__all__ = ["Request", "contestant_record", "paired_record"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,27 @@ def contestant_record(
         exact_match_by_cluster=match_by_cluster,
         choice_accuracy={c.name: _choice_score(c, rows[choice_row_name(c)]) for c in request.choices},
         rank=rank,
+        n_adapters=len(contestant.folders),
+    )
+
+
+def paired_record(pair: tuple[str, str], first: Sequence[Row], second: Sequence[Row], request: Request) -> PairedRecord:
+    """Compare two contestants by their losses on the same development examples, overall and by cluster."""
+    nats, n_tokens = _columns(first)
+    other, _ = _columns(second)
+
+    def difference(mine: Bool[np.ndarray, " n"]) -> Score:
+        return paired_difference(
+            nats[mine], other[mine], n_tokens[mine], n_bootstrap=request.n_bootstrap, seed=request.seed
+        )
+
+    clusters = np.array(request.dev.clusters)
+    by_cluster = {name: clusters == index for index, name in enumerate(request.cluster_names)}
+    return PairedRecord(
+        first=pair[0],
+        second=pair[1],
+        loss=difference(np.ones(len(nats), dtype=bool)),
+        loss_by_cluster={name: difference(mine) for name, mine in by_cluster.items() if mine.any()},
     )
 
 

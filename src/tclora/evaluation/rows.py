@@ -7,13 +7,13 @@ such results. Refused: losses that are not finite.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tclora.config import EvaluateConfig
 from tclora.data import Example
 from tclora.errors import DataError, NumericalError
 from tclora.evaluation.choices import choice_rows
-from tclora.evaluation.contestants import ChoiceSet, DevSet
+from tclora.evaluation.contestants import ChoiceSet, DevSet, Routes
 from tclora.evaluation.matching import choose_examples
 from tclora.models import Base, Tokens, greedy_answers, response_losses, tokenize_example, tokenize_prompt
 
@@ -33,6 +33,11 @@ class RowSet:
     tokens: tuple[Tokens, ...]
     clusters: tuple[int, ...]
     max_new_tokens: int = 0
+    routes: Routes = field(default_factory=dict)
+
+    def groups(self, route: str | None) -> tuple[int, ...]:
+        """Each row's group in the assignment of this name; None: its cluster."""
+        return self.clusters if route is None else self.routes[route]
 
 
 def build_row_sets(
@@ -50,10 +55,12 @@ def build_row_sets(
         keys = [example.key for example in dev.examples]
         asked = choose_examples(keys, dev.clusters, config.max_exact_match, seed=seed)
         prompts = _dev_rows(ANSWERS, dev, asked, lambda example: tokenize_prompt(base, example))
-        sets.append(RowSet(ANSWERS, prompts.tokens, prompts.clusters, config.max_new_tokens))
+        sets.append(RowSet(ANSWERS, prompts.tokens, prompts.clusters, config.max_new_tokens, prompts.routes))
     for choice_set in choices:
-        by_row = [c for c, item in zip(choice_set.clusters, choice_set.items, strict=True) for _ in item.choices]
-        sets.append(RowSet(choice_row_name(choice_set), tuple(choice_rows(base, choice_set)), tuple(by_row)))
+        routes = {name: _by_row(choice_set, groups) for name, groups in choice_set.routes.items()}
+        tokens = tuple(choice_rows(base, choice_set))
+        clusters = _by_row(choice_set, choice_set.clusters)
+        sets.append(RowSet(choice_row_name(choice_set), tokens, clusters, routes=routes))
     return {row_set.name: row_set for row_set in sets}, asked
 
 
@@ -88,4 +95,10 @@ def _check_loss(where: str, loss: float, n_tokens: int) -> None:
 
 def _dev_rows(name: str, dev: DevSet, indices: Sequence[int], tokenize: Callable[[Example], Tokens]) -> RowSet:
     tokens = tuple(tokenize(dev.examples[i]) for i in indices)
-    return RowSet(name, tokens, tuple(dev.clusters[i] for i in indices))
+    routes = {route: tuple(groups[i] for i in indices) for route, groups in dev.routes.items()}
+    return RowSet(name, tokens, tuple(dev.clusters[i] for i in indices), routes=routes)
+
+
+def _by_row(choice_set: ChoiceSet, groups: Sequence[int]) -> tuple[int, ...]:
+    """Each item's group, once for each of its choices."""
+    return tuple(group for group, item in zip(groups, choice_set.items, strict=True) for _ in item.choices)

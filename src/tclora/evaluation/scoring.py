@@ -71,8 +71,8 @@ def plan_work(contestants: Sequence[Contestant], row_sets: Mapping[str, RowSet])
         for folder in contestant.folders or (None,):
             needed.setdefault(folder, {name: set() for name in row_sets})
         for name, row_set in row_sets.items():
-            for i, cluster in enumerate(row_set.clusters):
-                needed[contestant.folder_for(cluster)][name].add(i)
+            for i, group in enumerate(row_set.groups(contestant.route)):
+                needed[contestant.folder_for(group)][name].add(i)
     return {folder: {name: sorted(rows) for name, rows in sets.items() if rows} for folder, sets in needed.items()}
 
 
@@ -113,5 +113,5 @@ def _score_adapter(
 def _select(
     contestant: Contestant, row_set: RowSet, found: Mapping[str | None, Mapping[str, Mapping[int, Row]]]
 ) -> list[Row]:
-    folders = [contestant.folder_for(cluster) for cluster in row_set.clusters]
+    folders = [contestant.folder_for(group) for group in row_set.groups(contestant.route)]
     return [found[folder][row_set.name][i] for i, folder in enumerate(folders)]

@@ -6,6 +6,7 @@ from tclora.artifacts import read_manifest
 from tclora.config import RunConfig
 from tclora.data import expand_paths, hold_out, read_examples, split_dev
 from tclora.merging import parse_params
+from tclora.pipeline.cluster_stage import read_cluster_record
 from tclora.pipeline.layout import RunFolder
 
 __all__ = ["plan_run"]
@@ -24,19 +25,27 @@ def plan_run(config: RunConfig, *, until: str = "report") -> dict[str, object]:
     folders = {"data": run.data, "encode": run.encode, "cluster": run.cluster, "train": run.library}
     folders |= {"evaluate": run.evaluate, "report": run.report}
     steps = int(n_train * config.train.epochs / config.train.batch_size)
-    if config.train.max_steps is not None:
-        steps = min(steps, config.train.max_steps * config.cluster.n_clusters)
+    n_clusters = _n_clusters(config, run)
+    if config.train.max_steps is not None and isinstance(n_clusters, int):
+        steps = min(steps, config.train.max_steps * n_clusters)
     return {
         "until": until,
         "out": str(run.root),
         "base": config.base.path,
         "n_train": n_train,
         "n_dev": n_dev,
-        "n_clusters": config.cluster.n_clusters,
-        "optimizer_steps_about": steps * (2 if config.train.multi_task else 1),
+        "n_clusters": n_clusters,
+        "optimizer_steps_about": steps * (1 + config.train.multi_task + len(config.train.controls)),
         "merges": [merge.label for merge in config.merge],
         "finished_stages": [name for name, folder in folders.items() if read_manifest(folder)],
     }
+
+
+def _n_clusters(config: RunConfig, run: RunFolder) -> int | str:
+    """The number of the settings; where that is `auto`, the number that was found, once it was."""
+    if config.cluster.n_clusters == "auto" and read_manifest(run.cluster):
+        return read_cluster_record(run).n_clusters
+    return config.cluster.n_clusters
 
 
 def _counts(config: RunConfig) -> tuple[int, int]:

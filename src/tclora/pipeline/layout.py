@@ -4,9 +4,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MULTI_TASK", "RunFolder", "cluster_name"]
+__all__ = ["EQUAL_PARAMETERS", "MULTI_TASK", "PER_TASK", "RANDOM_CLUSTERS", "RunFolder", "cluster_name"]
 
 MULTI_TASK = "multi-task"
+EQUAL_PARAMETERS = "multi-task-equal-parameters"
+RANDOM_CLUSTERS, PER_TASK = "random-clusters", "per-task"
+"""Control libraries. They lie apart from the library, so that merging its folder never takes one in."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,24 @@ class RunFolder:
         return self.root / "cluster"
 
     @property
+    def cluster_map(self) -> Path:
+        return self.root / "cluster-map"
+
+    @property
     def library(self) -> Path:
         return self.root / "library"
 
     @property
+    def controls(self) -> Path:
+        return self.root / "controls"
+
+    @property
     def merge(self) -> Path:
         return self.root / "merge"
+
+    @property
+    def merge_controls(self) -> Path:
+        return self.root / "merge-controls"
 
     @property
     def evaluate(self) -> Path:
@@ -43,11 +58,22 @@ class RunFolder:
     def report(self) -> Path:
         return self.root / "report"
 
+    @property
+    def extensions(self) -> Path:
+        """What `tclora extend` added."""
+        return self.root / "extensions"
+
+    @property
+    def library_index(self) -> Path:
+        """Says what the library is, once it was changed."""
+        return self.root / "library.json"
+
     def clear(self) -> None:
         """Remove what a run writes, and nothing else that may lie in the folder."""
         stages = (self.data, self.encode, self.cluster, self.library, self.merge, self.evaluate, self.report)
-        for folder in stages:
+        for folder in (*stages, self.cluster_map, self.controls, self.merge_controls, self.extensions):
             shutil.rmtree(folder, ignore_errors=True)
+        self.library_index.unlink(missing_ok=True)
 
 
 def cluster_name(index: int) -> str:

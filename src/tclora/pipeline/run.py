@@ -9,12 +9,23 @@ import torch
 from tclora.artifacts import Manifest, folder_lock, machine_facts, version_facts, write_bytes
 from tclora.config import RunConfig, dump_config
 from tclora.errors import ConfigError
+from tclora.execution import Executor
 from tclora.merging import parse_params
 from tclora.models import local_base_path
+from tclora.pipeline.cluster_map_stage import cluster_map_stage, read_cluster_map
 from tclora.pipeline.cluster_stage import cluster_stage, read_cluster_record
+from tclora.pipeline.control_stage import (
+    control_groups,
+    control_notes,
+    controls_stage,
+    merge_controls_stage,
+    read_control_merge_records,
+    read_control_records,
+)
 from tclora.pipeline.data_stage import data_stage
 from tclora.pipeline.encode_stage import encode_stage, read_encode_record
 from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record, read_held_out_record, task_file
+from tclora.pipeline.executors import executor_for
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.merge_stage import check_weights, merge_stage, read_merge_records
 from tclora.pipeline.progress import Progress, Silent
@@ -54,17 +65,18 @@ def run_pipeline(
     if config.base.threads:
         torch.set_num_threads(config.base.threads)
     run = RunFolder(Path(config.output).expanduser())
-    with folder_lock(run.root):
+    with folder_lock(run.root), executor_for(config, run) as executor:
         _store_config(config, run)
-        report = _Run(config, run, told, command).until(until)
+        report = _Run(config, run, told, command, executor).until(until)
     return RunResult(run.root, until, round(time.monotonic() - start, 3), report)
 
 
 class _Run:
     """One pass over the stages; each method needs those before it."""
 
-    def __init__(self, config: RunConfig, run: RunFolder, progress: Progress, command: str):
+    def __init__(self, config: RunConfig, run: RunFolder, progress: Progress, command: str, executor: Executor):
         self.config, self.run, self.progress, self.command = config, run, progress, command
+        self.executor = executor
         self.done: dict[str, Manifest] = {}
         self.merges: tuple[Manifest, ...] = ()
 
@@ -78,21 +90,34 @@ class _Run:
         return self._report()
 
     def _encode(self) -> None:
-        self.done["encode"] = encode_stage(self.config, self.run, self.done["data"], self.progress)
+        self.done["encode"] = encode_stage(self.config, self.run, self.done["data"], self.progress, self.executor)
 
     def _cluster(self) -> None:
         self.done["cluster"] = cluster_stage(
             self.config, self.run, self.done["data"], self.done["encode"], self.progress
         )
+        _check_weights(self.config, read_cluster_record(self.run).n_clusters)
+        drawn = cluster_map_stage(self.config, self.run, self.done["encode"], self.done["cluster"], self.progress)
+        self.done |= {"cluster map": drawn} if drawn is not None else {}
+        control_groups(self.config, self.run)  # a control that cannot be made is refused before hours of training
 
     def _train(self) -> None:
-        self.done["train"] = train_stage(self.config, self.run, self.done["data"], self.done["cluster"], self.progress)
+        self.done["train"] = train_stage(
+            self.config, self.run, self.done["data"], self.done["cluster"], self.progress, self.executor
+        )
+        controls = controls_stage(self.config, self.run, self.done, self.progress, self.executor)
+        self.done |= {"controls": controls} if controls is not None else {}
 
     def _merge(self) -> None:
         clusters = read_cluster_record(self.run)
-        self.merges = merge_stage(self.config, self.run, self.done["train"], clusters, self.progress)
+        self.merges = merge_stage(self.config, self.run, self.done["train"], clusters, self.progress, self.executor)
+        self.merges += merge_controls_stage(
+            self.config, self.run, self.done.get("controls"), self.progress, self.executor
+        )
 
     def _evaluate(self) -> None:
+        # Workers keep the base in memory; from here on this process needs the room.
+        self.executor.close()
         self.done["evaluate"] = evaluate_stage(self.config, self.run, self.done, self.merges, self.progress)
 
     def _report(self) -> RunReport:
@@ -104,16 +129,19 @@ class _Run:
             machine=machine_facts(),
             encode=read_encode_record(self.run),
             clusters=read_cluster_record(self.run),
-            training=read_train_records(self.config, self.run),
-            merges=read_merge_records(self.config, self.run),
+            training=read_train_records(self.config, self.run) + read_control_records(self.config, self.run),
+            merges=read_merge_records(self.config, self.run) + read_control_merge_records(self.config, self.run),
             evaluation=read_eval_record(self.run),
             held_out=read_held_out_record(self.run),
             wall_s=self._timings(),
             notes=_notes(self.run, self.config),
+            cluster_map=read_cluster_map(self.config, self.run),
         )
         inputs = {name: inputs_digest(manifest) for name, manifest in self.done.items()}
         inputs |= {f"merge {index}": inputs_digest(manifest) for index, manifest in enumerate(self.merges)}
-        stage = Stage("report", self.run.report, {"config": report.config}, inputs, self.config.seed)
+        # Where the jobs ran changes no figure.
+        settings = {"config": {key: value for key, value in report.config.items() if key != "execution"}}
+        stage = Stage("report", self.run.report, settings, inputs, self.config.seed)
         run_stage(stage, lambda folder: write_report(folder, report), self.progress)
         return report
 
@@ -130,10 +158,18 @@ def _check(config: RunConfig, until: str) -> None:
     local_base_path(config.base)
     for merge in config.merge:
         parse_params(merge.method, merge.params)
-        if not isinstance(merge.weights, str):
-            check_weights(merge, config.cluster.n_clusters)
     for task in config.evaluate.choice_tasks:
         task_file(task)
+    cluster = config.cluster
+    # Where small clusters may be dissolved, or the number is chosen, it is known after clustering, and checked there.
+    if isinstance(cluster.n_clusters, int) and cluster.min_size == 1 and not cluster.min_tokens:
+        _check_weights(config, cluster.n_clusters)
+
+
+def _check_weights(config: RunConfig, n_clusters: int) -> None:
+    for merge in config.merge:
+        if not isinstance(merge.weights, str):
+            check_weights(merge, n_clusters)
 
 
 def _store_config(config: RunConfig, run: RunFolder) -> None:
@@ -145,7 +181,7 @@ def _store_config(config: RunConfig, run: RunFolder) -> None:
 
 def _notes(run: RunFolder, config: RunConfig) -> tuple[str, ...]:
     records: tuple[MergeRecord, ...] = read_merge_records(config, run)
-    notes = {note for record in records for note in record.notes}
+    notes = {note for record in records for note in record.notes} | set(control_notes(config, run))
     template = read_eval_record(run).template
     if template == "plain":
         notes.add("The tokenizer has no chat template: prompts use the plain instruction template.")

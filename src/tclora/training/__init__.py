@@ -2,6 +2,7 @@
 
 from tclora.training.job import TrainJob, job_digest
 from tclora.training.plan import Plan, expected_steps, learning_rate, plan_batches
+from tclora.training.together import train_together
 from tclora.training.train import is_finished, train_adapter, train_library
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "plan_batches",
     "train_adapter",
     "train_library",
+    "train_together",
 ]

@@ -16,7 +16,14 @@ from tclora.models import base_files_digest
 __all__ = ["TrainJob", "job_digest"]
 
 _FORMAT = 1
-_NO_INFLUENCE = {"checkpoint_every", "multi_task"}
+_NO_INFLUENCE = {
+    "checkpoint_every",
+    "multi_task",
+    "controls",
+    "min_task_size",
+    "max_together",
+    "gradient_checkpointing",
+}
 
 
 @dataclass(frozen=True)

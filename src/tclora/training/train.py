@@ -9,27 +9,23 @@ one. Refused: an existing output of another job, data without a response that fi
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from tclora.artifacts import folder_lock, read_json, sha256_file, staged_folder, write_json
+from tclora.artifacts import folder_lock
 from tclora.config import BaseModelConfig
-from tclora.data import Example, read_examples
-from tclora.errors import ArtifactError, DataError, OutputExistsError
+from tclora.errors import ConfigError, OutputExistsError
 from tclora.execution import Executor
-from tclora.models import Base, Tokens, load_base, resolve_targets, response_losses, tokenize_example
-from tclora.records import TrainRecord, from_json, to_json
+from tclora.models import Base, load_base
+from tclora.records import TrainRecord
+from tclora.training.data import mean_loss, read_data
 from tclora.training.job import TrainJob, job_digest
 from tclora.training.loop import Run, run_steps
-from tclora.training.lora import lora_on, write_peft_folder
+from tclora.training.lora import lora_on, written_weights
+from tclora.training.output import Outcome, finished_record, record_of, remove_partials, work_folder, write_output
 from tclora.training.plan import plan_batches
+from tclora.training.recompute import recomputing
 
-__all__ = ["is_finished", "train_adapter", "train_library"]
-
-_FILES = ("adapter_config.json", "adapter_model.safetensors")
+__all__ = ["cached_base", "is_finished", "train_adapter", "train_alone", "train_library"]
 
 
 def train_library(jobs: Sequence[TrainJob], executor: Executor) -> Iterator[TrainRecord]:
@@ -65,14 +61,19 @@ def train_adapter(
 
     Source: Hu et al. 2021, arXiv 2106.09685; one adapter per cluster as in arXiv 2508.03999, section 3.2.
     """
-    out, work, digest = Path(job.out), _work_folder(job), job_digest(job)
-    finished = _finished(out, digest)
+    if job.params.trainer == "grouped" or job.params.patience is not None:
+        from tclora.training.together import train_together  # it builds on this module
+
+        report = None if on_step is None else lambda _, done, total: on_step(done, total)
+        return train_together([job], base=base, on_step=report)[0]
+    out, work, digest = Path(job.out), work_folder(job), job_digest(job)
+    finished = finished_record(out, digest)
     if finished is None:
         with folder_lock(work):
-            _remove_partials(work)
+            remove_partials(work)
             # Another process may have finished while this one waited to look.
-            finished = _finished(out, digest) or _train(
-                job, base or _cached_base(job.base.model_dump_json()), digest, on_step
+            finished = finished_record(out, digest) or train_alone(
+                job, base or cached_base(job.base.model_dump_json()), digest, on_step
             )
             shutil.rmtree(work)
     elif work.exists():
@@ -83,115 +84,47 @@ def train_adapter(
 def is_finished(job: TrainJob) -> bool:
     """Whether `job.out` holds this very job's adapter, whole and unchanged."""
     try:
-        return _finished(Path(job.out), job_digest(job)) is not None
+        return finished_record(Path(job.out), job_digest(job)) is not None
     except OutputExistsError:
         return False
 
 
 @functools.lru_cache(maxsize=1)
-def _cached_base(config_json: str) -> Base:
-    # The jobs of a library share one base; a worker process loads it once.
+def cached_base(config_json: str) -> Base:
+    """The base of a config; the jobs of a library share one, and a worker process loads it once."""
     return load_base(BaseModelConfig.model_validate_json(config_json))
 
 
-def _finished(out: Path, digest: str) -> TrainRecord | None:
-    """The record of this job's whole output, None where there is no output."""
-    if not out.exists():
-        return None
-    try:
-        made_by, record = read_json(out / "job.json"), from_json(TrainRecord, read_json(out / "record.json"))
-        if made_by == {"job": digest, "sha256": _digests(out)}:
-            return record
-        found = "an adapter of another job, or one changed since it was written"
-    except (ArtifactError, OSError) as error:
-        found = error.found if isinstance(error, ArtifactError) else str(error)
-    raise OutputExistsError(
-        "the output of a training exists and is not this job's adapter",
-        where=out,
-        found=found,
-        expected="no folder, or the finished adapter of the same data, settings and base",
-        do="remove the folder, or choose another output",
-    )
+def train_alone(
+    job: TrainJob,
+    base: Base,
+    digest: str,
+    on_step: Callable[[int, int], None] | None,
+    notes: tuple[str, ...] = (),
+) -> TrainRecord:
+    """Train and write one adapter through PEFT's own layers; the caller holds the lock of the work folder.
 
-
-def _digests(folder: Path) -> dict[str, str]:
-    return {name: sha256_file(folder / name) for name in _FILES}
-
-
-def _remove_partials(work: Path) -> None:
-    # The lock is held, so what a killed writer left belongs to nobody.
-    for left in work.glob(".*.partial"):
-        shutil.rmtree(left)
-
-
-@dataclass(frozen=True)
-class _Data:
-    train: tuple[Tokens, ...]
-    dev: tuple[Tokens, ...]
-    n_truncated: int
-
-
-def _train(job: TrainJob, base: Base, digest: str, on_step: Callable[[int, int], None] | None) -> TrainRecord:
-    data = _read(job, base)
-    plan = plan_batches(data.train, job.params, seed=job.seed, max_tokens=job.max_tokens)
-    dev_loss_base = _mean_loss(base, data.dev, job)
-    with lora_on(base, job.params, seed=job.seed) as weights:
-        run = Run(job.name, base, job.params, data.train, plan, job.seed, _work_folder(job), digest, on_step)
-        losses = run_steps(run, weights)
-        base.model.eval()  # no dropout while scoring
-        dev_loss = _mean_loss(base, data.dev, job)
-        trained = {name: weight.detach().clone() for name, weight in weights.items()}
-    targets = resolve_targets(base.model, job.params.target_modules)
-    record = TrainRecord(
-        name=job.name,
-        n_examples=len(data.train),
-        n_steps=len(losses),
-        n_tokens=plan.n_tokens,
-        n_response_tokens=plan.n_response_tokens,
-        train_loss=_mean_of_last_tenth(losses),
-        dev_loss=dev_loss,
-        dev_loss_base=dev_loss_base,
-        r=job.params.r,
-        lora_alpha=float(job.params.lora_alpha),
-        target_modules=(targets,) if isinstance(targets, str) else targets,
-        truncated=data.n_truncated,
-    )
-    _write(job, base, digest, trained, record)
-    return record
-
-
-def _mean_of_last_tenth(losses: Sequence[float]) -> float:
-    last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last)
-
-
-def _work_folder(job: TrainJob) -> Path:
-    return Path(job.out).with_name(Path(job.out).name + ".work")
-
-
-def _write(job: TrainJob, base: Base, digest: str, weights: dict[str, Tensor], record: TrainRecord) -> None:
-    with staged_folder(Path(job.out)) as folder:
-        write_peft_folder(folder, weights, base, job.params)
-        write_json(folder / "job.json", {"job": digest, "sha256": _digests(folder)})
-        write_json(folder / "record.json", to_json(record))
-
-
-def _read(job: TrainJob, base: Base) -> _Data:
-    rows = [tokenize_example(base, example) for example in read_examples([job.train_file])]
-    train = tuple(row for row in rows if row.n_scored)
-    if not train:
-        raise DataError(
-            f"there is nothing to train {job.name} on",
-            where=job.train_file,
-            found=f"{len(rows)} examples, none with a response within {base.max_length} tokens",
-            expected="at least one example with a response",
-            do="raise base.max_length, or ask for fewer clusters",
+    Raises:
+        ConfigError: early stopping is asked for, which is the grouped trainer's alone.
+    """
+    if job.params.patience is not None:
+        raise ConfigError(
+            f"the training of {job.name} cannot stop early",
+            where="train.patience",
+            found="; ".join(notes) or "train.trainer: plain",
+            expected="the grouped trainer",
+            do="leave patience out",
         )
-    dev: list[Example] = read_examples([job.dev_file]) if job.dev_file is not None else []
-    return _Data(train, tuple(tokenize_example(base, example) for example in dev), sum(row.truncated for row in rows))
-
-
-@torch.no_grad()
-def _mean_loss(base: Base, tokens: Sequence[Tokens], job: TrainJob) -> float | None:
-    sums, counts = response_losses(base, tokens, batch_size=job.params.micro_batch_size or job.params.batch_size)
-    return float(sums.sum() / counts.sum()) if counts.sum() else None
+    data = read_data(job, base)
+    plan = plan_batches(data.train, job.params, seed=job.seed, max_tokens=job.max_tokens)
+    dev_loss_base = mean_loss(base, data.dev, job)
+    with lora_on(base, job.params, seed=job.seed, rows=data.train) as weights:
+        run = Run(job.name, base, job.params, data.train, plan, job.seed, work_folder(job), digest, on_step)
+        with recomputing(base.model, job.params.gradient_checkpointing):
+            losses = run_steps(run, weights)
+        base.model.eval()  # no dropout while scoring
+        dev_loss = mean_loss(base, data.dev, job)
+        trained = written_weights(base, weights)
+    record = record_of(job, base, data, plan, Outcome(losses, dev_loss, dev_loss_base, "plain", notes))
+    write_output(job, base, digest, trained, record)
+    return record
