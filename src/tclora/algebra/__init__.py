@@ -6,7 +6,7 @@ A `ModuleStack` goes in; `compress_stack` gives a small exact core; methods work
 
 from tclora.algebra.compress import CompressedStack, compress_stack, lift
 from tclora.algebra.cp import cp_als
-from tclora.algebra.cp_bounds import CpBounds, cp_bounds
+from tclora.algebra.cp_bounds import CpBounds, bounds_of_spectra, cp_bounds
 from tclora.algebra.cp_budget import RankCurve, share_budget
 from tclora.algebra.cp_model import CpFactors, CpFit, relative_residual, triple_cosine
 from tclora.algebra.cp_rank import (
@@ -34,6 +34,7 @@ __all__ = [
     "TuckerFit",
     "balance",
     "blocks_of",
+    "bounds_of_spectra",
     "compress_stack",
     "cp_als",
     "cp_bounds",

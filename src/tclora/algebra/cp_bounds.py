@@ -18,7 +18,7 @@ from tclora.algebra.compress import CompressedStack
 from tclora.errors import ConfigError
 from tclora.shapes import Float, Int
 
-__all__ = ["CpBounds", "adapter_gram", "cp_bounds", "joint_spectrum"]
+__all__ = ["CpBounds", "adapter_gram", "bounds_of_spectra", "cp_bounds", "joint_spectrum"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,18 @@ class CpBounds:
 
 def cp_bounds(compressed: CompressedStack) -> CpBounds:
     """Bounds on the error of CP models of the modules, from the spectra of their unfoldings and of their adapters."""
-    slices = compressed.singular_values().square().sort(dim=1, descending=True).values
-    width = slices.shape[1] + 1
     out_spectrum, in_spectrum = (joint_spectrum(compressed, side) for side in ("out", "in"))
-    spectra = (out_spectrum.square(), in_spectrum.square(), _eigenvalues(adapter_gram(compressed)))
+    return bounds_of_spectra(compressed.singular_values(), out_spectrum, in_spectrum, adapter_gram(compressed))
+
+
+def bounds_of_spectra(
+    values: Float[Tensor, "m P"], out_spectrum: Float[Tensor, "m p"], in_spectrum: Float[Tensor, "m q"], gram: Tensor
+) -> CpBounds:
+    """The same from what it is made of: the adapters' singular values, the joint spectra, and the Gram matrix
+    `(m, n, n)` of the deltas."""
+    slices = values.square().sort(dim=1, descending=True).values
+    width = slices.shape[1] + 1
+    spectra = (out_spectrum.square(), in_spectrum.square(), _eigenvalues(gram))
     energy = slices.sum(dim=1)
     unit = torch.where(energy > 0, energy, 1)[:, None]
     least = torch.stack([_tails(spectrum, width) for spectrum in spectra]).amax(dim=0) / unit
