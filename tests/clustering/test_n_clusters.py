@@ -272,3 +272,33 @@ def test_the_end_of_the_range_is_told():
     assert "the largest number within one standard error of the best (0.95 at K=3)" in reasons(
         curve(0.7, 0.95, 0.94, 0.7), "stability", n_rows=10, too_few=""
     )
+
+
+def two_figures(*figures: tuple[int, float, float]) -> list[NClustersPoint]:
+    """Points of a curve from (k, stability, silhouette), all of them large enough and far above one normal cloud."""
+    first = replace(POINT, n_clusters=1, stability=None, stability_se=None, silhouette=None)
+    errors = {"stability_se": 0.005, "silhouette_se": 0.005, "silhouette_null": 0.0, "large_enough": True}
+    return [first, *(replace(POINT, n_clusters=k, stability=s, silhouette=c, **errors) for k, s, c in figures)]
+
+
+def test_a_later_peak_wins_where_clusters_are_far_better_separated():
+    # As on the shared mixture: two halves come back each time, and so do the two dozen tasks.
+    points = two_figures((2, 0.98, 0.14), (8, 0.81, 0.26), (16, 0.80, 0.36), (24, 0.92, 0.42), (28, 0.90, 0.42))
+    assert suggestions(points)["stability"] == 24
+    told = reasons(points, "stability", n_rows=1000, too_few="")
+    assert "later peak within 0.1 of the best (0.98 at K=2)" in told and "0.42 against 0.14" in told
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        # Past the true number separation falls: a second peak of stability is chance.
+        ((2, 0.80, 0.30), (6, 1.00, 0.70), (8, 0.91, 0.60), (10, 0.95, 0.55), (12, 0.90, 0.50)),
+        # A later peak that is far less stable, however well separated.
+        ((2, 0.80, 0.20), (6, 1.00, 0.30), (8, 0.70, 0.40), (10, 0.85, 0.60), (12, 0.80, 0.60)),
+        # Separation within its errors.
+        ((2, 0.80, 0.20), (6, 1.00, 0.50), (8, 0.90, 0.50), (10, 0.95, 0.51), (12, 0.90, 0.50)),
+    ],
+)
+def test_any_other_later_peak_does_not(figures):
+    assert suggestions(two_figures(*figures))["stability"] == 6

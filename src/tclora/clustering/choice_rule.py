@@ -5,8 +5,10 @@ at all, and the reasons. Every rule looks only at numbers whose smallest cluster
 
 The default, `stability`: the largest k whose stability is within one standard error of the best. The largest and not
 the best, because few clusters are stable in almost any data (a long cloud splits in two the same way each time), and
-because more clusters that come back are more that an adapter each can learn. Stability alone does not see that there is
-one cluster only, so that is a test of its own: the silhouette must exceed that of one normal distribution.
+because more clusters that come back are more that an adapter each can learn. For the same reason a later peak of
+stability wins that is nearly as high, where the clusters are also clearly better separated: past the true number of
+groups separation falls, so a curve with one peak is left alone. Stability does not see that there is one cluster only,
+so that is a test of its own: the silhouette must exceed that of one normal distribution.
 
 Sources: Lange et al. 2004; von Luxburg 2010, arXiv 1007.1075; the one-standard-error rule is Breiman et al. 1984;
 Tibshirani, Walther and Hastie 2001 (gap); Liu et al. 2008 (one normal distribution as the null).
@@ -24,6 +26,8 @@ __all__ = ["has_structure", "reasons", "suggestions"]
 _TOLERANCE = 0.01
 # By how much, and by how many standard errors, the silhouette must exceed that of one normal distribution.
 _EXCESS, _ERRORS = 0.05, 3.0
+# How far below the best a later peak of stability may lie.
+_NEARLY = 0.1
 _NAMES = {
     "stability": "stability",
     "silhouette": "silhouette",
@@ -91,9 +95,13 @@ def _ground(points: Sequence[NClustersPoint], chosen: NClustersPoint, rule: str,
         found = f"stability {_plus_minus(chosen)}, "
         if best.n_clusters == chosen.n_clusters:
             return found + "the best of all"
-        return found + (
-            f"the largest number within one standard error of the best ({best.stability:.2f} at K={best.n_clusters})"
-        )
+        there = f"({best.stability:.2f} at K={best.n_clusters})"
+        if _upper(chosen) < (best.stability or 0.0) - max(best.stability_se or 0.0, _TOLERANCE):
+            return found + (
+                f"a later peak within {_NEARLY} of the best {there}, and clusters far better separated: silhouette "
+                f"{chosen.silhouette:.2f} against {best.silhouette:.2f}"
+            )
+        return found + f"the largest number within one standard error of the best {there}"
     if rule == "gap":
         return "the smallest number that the next one does not beat by a standard error of the gap"
     value = getattr(chosen, rule)
@@ -122,7 +130,27 @@ def _most_stable(eligible: Sequence[NClustersPoint]) -> NClustersPoint:
     best = max(eligible, key=lambda point: point.stability or 0.0)
     low = (best.stability or 0.0) - max(best.stability_se or 0.0, _TOLERANCE)
     # A resample in which k-means missed a cluster lowers the mean and widens the error of that k; the error is its due.
-    return [point for point in eligible if (point.stability or 0.0) + (point.stability_se or 0.0) >= low][-1]
+    chosen = [point for point in eligible if _upper(point) >= low][-1]
+    for point in _later_peaks(eligible, chosen.n_clusters):
+        clearly = (chosen.silhouette or 0.0) + _ERRORS * max(chosen.silhouette_se or 0.0, point.silhouette_se or 0.0)
+        if _upper(point) >= (best.stability or 0.0) - _NEARLY and (point.silhouette or 0.0) > clearly:
+            chosen = point
+    return chosen
+
+
+def _later_peaks(eligible: Sequence[NClustersPoint], after: int) -> list[NClustersPoint]:
+    """The numbers above `after` that are more stable than the one tried before and not less than the next."""
+    values = [point.stability or 0.0 for point in eligible]
+    follows = [*values[1:], 0.0]
+    return [
+        point
+        for place, point in enumerate(eligible)
+        if place and point.n_clusters > after and values[place - 1] < values[place] >= follows[place]
+    ]
+
+
+def _upper(point: NClustersPoint) -> float:
+    return (point.stability or 0.0) + (point.stability_se or 0.0)
 
 
 def _first_not_beaten(points: Sequence[NClustersPoint]) -> int:

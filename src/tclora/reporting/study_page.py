@@ -20,11 +20,11 @@ from tclora.reporting.wording import count, loss, number
 __all__ = ["study_svg", "study_table", "write_study"]
 
 _FIGURES = (
-    "**Clusters** that were found, the **smallest** in training examples, **balance** (entropy of the sizes over its "
-    "largest value), **silhouette** on a sample, **purity** and **NMI** against the task labels, and the agreement of "
+    "Clusters that were found, the smallest in training examples, balance (entropy of the sizes over its "
+    "largest value), silhouette on a sample, purity and NMI against the task labels, and the agreement of "
     "seeds (adjusted Rand index) are means over seeds.",
-    "**Dev loss** is in nats per response token, each dev example by the adapter of its cluster, with 95 % bootstrap "
-    "percentiles over examples, of the first seed that was trained; **less random** is its difference from random "
+    "Dev loss is in nats per response token, each dev example by the adapter of its cluster, with 95 % bootstrap "
+    "percentiles over examples, of the first seed that was trained; less random is its difference from random "
     "clusters of the same sizes on the same examples. One interval in twenty between equals leaves out 0 by chance.",
     "Purity rises with the number of clusters whatever the algorithm: compare it at one number.",
 )
