@@ -11,6 +11,7 @@ import tclora.registry
 from tclora.adapters import read_adapter, write_adapter
 from tclora.cli.app import _status
 from tclora.config import config_kind, load_config, load_merge_file, read_yaml
+from tclora.config.study import load_study
 from tclora.merging import COMPONENT_RULES, MERGE_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,8 +70,13 @@ def test_every_rule_is_documented(rule):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_config_is_valid(path):
-    merge = config_kind(read_yaml(path), where=path.name) == "merge"
-    assert load_merge_file(path).adapters if merge else load_config(path).name
+    data = read_yaml(path)
+    if "study" in data:
+        assert load_study(path)[1].clusterings
+    elif config_kind(data, where=path.name) == "merge":
+        assert load_merge_file(path).adapters
+    else:
+        assert load_config(path).name
 
 
 def test_the_example_of_a_merge_runs(adapters):
