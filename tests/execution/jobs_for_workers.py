@@ -94,3 +94,17 @@ def count_slowly(total: int) -> int:
 
 def working_directory(_: int) -> str:
     return os.getcwd()
+
+
+class Notes:
+    """A watcher that remembers."""
+
+    def __init__(self):
+        self.steps: list[tuple[str, int, int]] = []
+        self.notes: list[str] = []
+
+    def step(self, label: str, done: int, total: int) -> None:
+        self.steps.append((label, done, total))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from jobs_for_workers import (
     Job,
+    Notes,
     attempt,
     attempts_of,
     count_slowly,
@@ -30,18 +31,6 @@ from tclora.execution.ray_cluster import import_ray
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 QUICK = Retries(2, pause_s=0.0)
-
-
-class Notes:
-    def __init__(self):
-        self.steps: list[tuple[str, int, int]] = []
-        self.notes: list[str] = []
-
-    def step(self, label: str, done: int, total: int) -> None:
-        self.steps.append((label, done, total))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jobs_for_workers import Job, attempt, attempts_of, count_up, square
+from jobs_for_workers import Job, Notes, attempt, attempts_of, count_up, square
 
 from tclora.errors import ArtifactError, ConfigError, DataError, JobFailedError, NumericalError
 from tclora.execution import Executor, LocalExecutor, Retries, balanced_groups, plan_workers, report
 from tclora.execution.attempts import Failure, failure_of, name_of
 from tclora.execution.dispatch import Event, Failed, Finished, run_jobs
 from tclora.execution.executor import in_order
-
-
-class Notes:
-    """A watcher that remembers."""
-
-    def __init__(self):
-        self.steps: list[tuple[str, int, int]] = []
-        self.notes: list[str] = []
-
-    def step(self, label: str, done: int, total: int) -> None:
-        self.steps.append((label, done, total))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 class Script:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from jobs_for_workers import (
     Job,
+    Notes,
     attempt,
     attempts_of,
     count_up,
@@ -27,18 +28,6 @@ from tclora.errors import ConfigError, JobFailedError, NumericalError
 from tclora.execution import Executor, ProcessExecutor, Retries, plan_workers
 
 QUICK = Retries(2, pause_s=0.0)
-
-
-class Notes:
-    def __init__(self):
-        self.steps: list[tuple[str, int, int]] = []
-        self.notes: list[str] = []
-
-    def step(self, label: str, done: int, total: int) -> None:
-        self.steps.append((label, done, total))
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ checkpoints, folders that are no model, ids that cannot be fetched, and code fro
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,16 @@ from tclora.errors import ConfigError, MissingExtraError
 from tclora.models.quantized import quantization_options
 from tclora.models.template import Template, choose_template
 
-__all__ = ["BUNDLED", "BUNDLED_NAME", "Base", "bundled_base_path", "load_base", "local_base_path", "quiet_loading"]
+__all__ = [
+    "BUNDLED",
+    "BUNDLED_NAME",
+    "Base",
+    "bundled_base_path",
+    "described",
+    "load_base",
+    "local_base_path",
+    "quiet_loading",
+]
 
 BUNDLED = "bundled"
 BUNDLED_NAME = "tclora/seed-lm"
@@ -94,6 +103,15 @@ def load_base(config: BaseModelConfig) -> Base:
     model.eval()
     if config.quantization == "none":
         model.to(device)  # packed weights are put in place while loading, and cannot be moved
+    return replace(described(config, model, tokenizer, device), split_head=_logits_are_head_of_hidden(model, device))
+
+
+def described(config: BaseModelConfig, model: Any, tokenizer: Any, device: torch.device) -> Base:
+    """A model and its tokenizer with what the settings and the model say of them.
+
+    Raises:
+        ConfigError: the tokenizer lacks the chat template asked for.
+    """
     positions = getattr(model.config, "max_position_embeddings", None)
     return Base(
         model=model,
@@ -103,7 +121,6 @@ def load_base(config: BaseModelConfig) -> Base:
         revision=config.revision,
         max_length=min(config.max_length, positions) if isinstance(positions, int) else config.max_length,
         device=device,
-        split_head=_logits_are_head_of_hidden(model, device),
     )
 
 

@@ -11,8 +11,7 @@ import torch
 
 from tclora.config import BaseModelConfig
 from tclora.errors import ConfigError, MissingExtraError
-from tclora.models.base import BUNDLED, BUNDLED_NAME, Base, local_base_path, quiet_loading
-from tclora.models.template import choose_template
+from tclora.models.base import Base, described, local_base_path, quiet_loading
 
 __all__ = ["load_skeleton"]
 
@@ -25,16 +24,7 @@ def load_skeleton(config: BaseModelConfig) -> Base:
         MissingExtraError: transformers is not installed.
     """
     model, tokenizer = _from_files(config)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    return Base(
-        model=model,
-        tokenizer=tokenizer,
-        template=choose_template(config.template, tokenizer, where=config.path),
-        name=BUNDLED_NAME if config.path == BUNDLED else config.path,
-        revision=config.revision,
-        max_length=min(config.max_length, positions) if isinstance(positions, int) else config.max_length,
-        device=torch.device("meta"),
-    )
+    return described(config, model, tokenizer, torch.device("meta"))
 
 
 def _from_files(config: BaseModelConfig) -> tuple[Any, Any]:

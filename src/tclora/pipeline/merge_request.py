@@ -21,14 +21,14 @@ from tclora.config import AdapterEntry, MergeFile
 from tclora.errors import AdapterMismatchError, ConfigError, UnknownNameError
 from tclora.merging import MERGE_METHODS
 from tclora.merging.learning import Learned
-from tclora.pipeline.base_check import base_folder, check_base
+from tclora.pipeline.base_check import check_base
 from tclora.pipeline.dtypes import torch_dtype
 from tclora.pipeline.merge_learning import check_learning
 from tclora.pipeline.merge_settings import SettledMerge, settle
 from tclora.pipeline.progress import Progress
 from tclora.pipeline.sources import refuse_twice
 
-__all__ = ["MergeRequest", "PreparedMerge", "base_folder", "prepare_merge"]
+__all__ = ["MergeRequest", "PreparedMerge", "prepare_merge"]
 
 _MERGEKIT_NAMES = {"linear": "`mean` here, with `normalize: true`", "dare_linear": "`dare` here"}
 

@@ -6,7 +6,6 @@ plot. Each part is a stage: a killed study goes on, and one with more cells adds
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -83,15 +82,17 @@ class _Study:
         shared = cells[0].folder(self.folder)
         self.data = data_stage(self.config, shared, self.progress)
         tasks = task_groups(read_examples([str(shared.data / "train.jsonl")]))
+        known = np.array([place for place, task in enumerate(tasks) if task], dtype=np.int64)
+        truth = np.unique([tasks[place] for place in known.tolist()], return_inverse=True)[1] if len(known) else None
         found = []
         for place, cell in enumerate(cells):
             self.progress.note(f"cell {place + 1} of {len(cells)}: {cell.name}")
-            found.append(self._cell(cell, tasks))
+            found.append(self._cell(cell, known, truth))
         found = [self._compared(cell, record) for cell, record in zip(cells, found, strict=True)]
         n_dev = len(read_labels(cells[0].folder(self.folder), "dev"))
         return StudyRecord(self.config.name, len(tasks), n_dev, tuple(found), tuple(_agreements(self.labels)))
 
-    def _cell(self, cell: Cell, tasks: Sequence[str]) -> StudyCell:
+    def _cell(self, cell: Cell, known: np.ndarray, truth: np.ndarray | None) -> StudyCell:
         config, run = cell.settings(self.config, self.study), cell.folder(self.folder)
         if cell.encoder not in self.encoded:
             # The seed of an encoder is the run's, not the cell's: cells of one encoder share its rows.
@@ -105,8 +106,6 @@ class _Study:
         score = self._trained(cell, config, run, clustered) if cell.trains else None
         rows = np.load(run.encode / "train.npy", mmap_mode="r", allow_pickle=False)
         sizes = np.bincount(labels)
-        known = np.array([place for place, task in enumerate(tasks) if task], dtype=np.int64)
-        truth = np.unique([tasks[place] for place in known.tolist()], return_inverse=True)[1] if len(known) else None
         return StudyCell(
             encoder=cell.encoder,
             clustering=cell.clustering,

@@ -22,7 +22,8 @@ from tclora.algebra import LowRankDelta, relative_distance
 from tclora.errors import NumericalError
 from tclora.merging import MergeResult, merge_adapters
 from tclora.merging.method import Params
-from tclora.pipeline.merge_request import PreparedMerge, base_folder
+from tclora.pipeline.base_check import base_folder
+from tclora.pipeline.merge_request import PreparedMerge
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.raw_lora import RawLora
 from tclora.pipeline.verify_file import FileCheck, Term, check_file

@@ -13,7 +13,7 @@ from tclora.artifacts import write_bytes, write_json
 from tclora.records import StudyAgreement, StudyCell, StudyRecord, to_json
 from tclora.reporting.markdown import bullets
 from tclora.reporting.markdown import table as markdown_table
-from tclora.reporting.svg import Axis, circle, color, document, line, panel, polyline, rounded_ticks, text
+from tclora.reporting.svg import Axis, circle, color, document, panel, polyline, rounded_ticks, text
 from tclora.reporting.tables import Table
 from tclora.reporting.wording import count, loss, number
 
@@ -93,7 +93,6 @@ def _panel(
         elements += [polyline(points, color(place))] if len(points) > 1 else []
         elements += [circle(px, py, 3, color(place)) for px, py in points]
     if not any(curves.values()):
-        elements.append(line((x.first, y.first), (x.first, y.first), "#ffffff"))
         elements.append(text(corner[0] + 10, corner[1] + 90, "not measured in this study", size=11))
     return elements
 
@@ -144,7 +143,7 @@ def _csv(record: StudyRecord) -> str:
     names = [name for name in rows[0] if name not in ("loss", "loss_less_random")]
     told = io.StringIO()
     writer = csv.writer(told, lineterminator="\n")
-    ends = [f"{score}_{end}" for score in ("loss", "loss_less_random") for end in ("value", "low", "high", "n")]
+    ends = [f"{score}_{end}" for score in ("loss", "loss_less_random") for end in _ENDS]
     writer.writerow([*names, *ends])
     for row in rows:
         scores = [(row[score] or {}).get(end) for score in ("loss", "loss_less_random") for end in _ENDS]
