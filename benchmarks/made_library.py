@@ -32,7 +32,19 @@ SMALL = (
     },
     4,
 )
-SHAPES = {"mistral-7b": MISTRAL_7B, "small": SMALL}
+BUNDLED = (
+    {
+        "self_attn.q_proj": (256, 256),
+        "self_attn.k_proj": (128, 256),
+        "self_attn.v_proj": (128, 256),
+        "self_attn.o_proj": (256, 256),
+        "mlp.gate_proj": (704, 256),
+        "mlp.up_proj": (704, 256),
+        "mlp.down_proj": (256, 704),
+    },
+    6,
+)
+SHAPES = {"mistral-7b": MISTRAL_7B, "small": SMALL, "bundled": BUNDLED}
 
 
 def make_library(

@@ -9,14 +9,13 @@ from the run's own cache where it is there.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from tclora.adapters import Adapter, LoraFactors, read_adapter
+from tclora.adapters import Adapter, read_adapter
 from tclora.clustering import assign_clusters, load_clusters
 from tclora.config import RunConfig, load_config
 from tclora.data import Example, read_examples
@@ -26,6 +25,8 @@ from tclora.evaluation.cache import adapter_digest, base_digest, load_rows, row_
 from tclora.evaluation.rows import Row, RowSet, score_rows
 from tclora.evaluation.scoring import score_contestants
 from tclora.models import Base, attached, load_base, tokenize_example
+from tclora.pipeline.adapter_arithmetic import adapter_norm as norm
+from tclora.pipeline.adapter_arithmetic import cosine, scaled
 
 __all__ = ["Losses", "RealLibrary", "Sizes", "cosine", "norm", "open_library", "scaled"]
 
@@ -150,35 +151,6 @@ def open_library(run: Path, work: Path, sizes: Sizes, *, seed: int) -> RealLibra
         run=run,
         cache=cache,
     )
-
-
-def scaled(adapter: Adapter, scale: float) -> Adapter:
-    """The adapter times a number."""
-    modules = {
-        name: LoraFactors(lora_a=factors.lora_a, lora_b=factors.lora_b * scale)
-        for name, factors in adapter.modules.items()
-    }
-    return replace(adapter, modules=MappingProxyType(modules))
-
-
-def norm(adapter: Adapter) -> float:
-    """Frobenius norm over all modules."""
-    return _inner(adapter, adapter) ** 0.5
-
-
-def cosine(one: Adapter, other: Adapter) -> float:
-    """Cosine of the angle between two adapters, all modules as one vector."""
-    return _inner(one, other) / (norm(one) * norm(other))
-
-
-def _inner(one: Adapter, other: Adapter) -> float:
-    total = 0.0
-    for name, mine in one.modules.items():
-        theirs = other.modules[name]
-        out = mine.lora_b.double().T @ theirs.lora_b.double()
-        into = mine.lora_a.double() @ theirs.lora_a.double().T
-        total += float((out * into).sum())
-    return total
 
 
 def _as_losses(rows: Sequence[Row]) -> Losses:

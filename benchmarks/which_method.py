@@ -38,12 +38,12 @@ from real_library import (
     open_library,
     scaled,
 )
-from scale_search import search
 from tclora.adapters import Adapter
 from tclora.errors import TcLoraError
 from tclora.evaluation import mean_loss, paired_difference
 from tclora.merging import MERGE_METHODS, MergeResult, default_weight, merge_adapters, parse_params
 from tclora.merging.learning import Learned, LearningProblem, learn_weights, learns
+from tclora.pipeline.scale_search import search_scale
 
 N_BOOTSTRAP = 2000
 STEPS = (0.3, 0.5, 1.0, 2.0, 3.0, 5.0)
@@ -54,8 +54,15 @@ LEARNING: dict[str, dict[str, object]] = {
     "adamerging": {"steps": 30, "batch_size": 1, "lr": 0.01},
     "regmean": {"max_tokens": 4096},
 }
-# Beside the defaults: the rank of tc_lora for svd, and the rule that keeps private directions whole.
-VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (("svd", {"rank": 20}), ("tc_lora", {"rule": "self_weighted"}))
+# Beside the defaults: the rank of tc_lora for svd, the rule that keeps private directions whole, and orthonormal
+# directions, of the CP model or of all adapters, by size or not.
+VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("svd", {"rank": 20}),
+    ("tc_lora", {"rule": "self_weighted"}),
+    ("tc_lora", {"orthogonal": True}),
+    ("tc_lora_polar", {"size_power": 1.0}),
+    ("tc_lora_polar", {"rank": 20}),
+)
 QUICK = Sizes(choose=12, report=20, held_out=8, pool=2, mix=8)
 
 
@@ -179,7 +186,7 @@ class _Bench:
 
     def path(self, adapter: Adapter, fold: str = CHOOSE) -> dict[float, float]:
         """Losses on a fold by scale, for every scale that the search looked at."""
-        return search(lambda scale: self.library.losses(scaled(adapter, scale), fold).mean, self.grid)
+        return search_scale(lambda scale: self.library.losses(scaled(adapter, scale), fold).mean, self.grid)
 
     def folds(self, adapter: Adapter, scale: float) -> dict[str, Losses]:
         """Losses on the rows that chose nothing."""

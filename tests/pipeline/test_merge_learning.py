@@ -42,6 +42,7 @@ def library(tmp_path, monkeypatch) -> Path:
 
 LEARNERS = {
     "adamerging": {"steps": 2, "lr": 0.05},
+    "distill": {"cp_rank": 2, "steps": 2, "max_new_tokens": 3},
     "learned_cat": {"steps": 2, "lr": 0.5},
     "lorahub": {"max_evaluations": 4},
     "regmean": {"max_tokens": 64},
@@ -55,7 +56,8 @@ def request(method: str, out: str, **keys) -> MergeRequest:
 
 @pytest.mark.parametrize("method", sorted(LEARNERS))
 def test_what_was_learned_is_kept_and_merges_again_without_the_base(library, monkeypatch, method):
-    first = merge_folders(request(method, "out", base_model="bundled", examples=["data.jsonl"], seed=3))
+    examples = ["A=data.jsonl", "B=data.jsonl"] if method == "distill" else ["data.jsonl"]
+    first = merge_folders(request(method, "out", base_model="bundled", examples=examples, seed=3))
     assert first.verified["file"]["relative_error"] < 1e-6
     assert Path("out/learned.json").exists()
     # Moved elsewhere, no data, and transformers gone: the output and the adapters are enough.
@@ -80,6 +82,7 @@ def test_weighted_sums_are_verified_against_the_sources_and_overrides_hold(libra
     [
         ("adamerging", {}, r"(?s)learns from a base model and examples.*no --base and no --examples"),
         ("adamerging", {"base_model": "bundled"}, "no --examples"),
+        ("distill", {"learned": "x", "weights": [1, 2]}, r"'distill' learns its weights"),
         ("lorahub", {"learned": "x", "weights": [1, 2]}, r"'lorahub' learns its weights"),
         ("learned_cat", {"learned": "x", "parameters": {"weight": 1}}, r"'learned_cat' learns its weights"),
     ],

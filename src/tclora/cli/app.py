@@ -12,14 +12,18 @@ import typer
 
 from tclora.cli.analyse import analyse
 from tclora.cli.check import check
+from tclora.cli.evaluate import evaluate
+from tclora.cli.experiment import experiment
 from tclora.cli.export_jobs import export_jobs
 from tclora.cli.extend import extend
 from tclora.cli.library import library_app
+from tclora.cli.many_values import ManyValues
 from tclora.cli.merge import merge
 from tclora.cli.methods import methods
 from tclora.cli.quickstart import quickstart
 from tclora.cli.run import register_stages, run
 from tclora.cli.study import study
+from tclora.cli.tasks import tasks
 from tclora.errors import TcLoraError, printable
 
 __all__ = ["app", "main"]
@@ -34,14 +38,17 @@ app = typer.Typer(
 app.command()(quickstart)
 app.command()(run)
 register_stages(app)
+app.command(cls=ManyValues)(evaluate)
 app.command()(merge)
 app.command()(check)
 app.command()(analyse)
 app.command()(methods)
+app.command()(tasks)
 app.command(name="export-jobs")(export_jobs)
 app.add_typer(library_app, name="library")
 app.command()(extend)
 app.add_typer(study, name="study")
+app.command()(experiment)
 
 
 @app.callback(invoke_without_command=True)

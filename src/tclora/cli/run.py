@@ -24,7 +24,6 @@ _HELP = {
     "encode": "Read the data and embed every example.",
     "cluster": "Cluster the embedded examples.",
     "train": "Train one adapter per cluster, and the controls.",
-    "evaluate": "Score base, adapters, routed library, merged adapters and controls.",
     "report": "Write report.json and report.md.",
 }
 
@@ -49,7 +48,7 @@ def run(
 
 
 def register_stages(app: typer.Typer) -> None:
-    """Add one command per stage; `merge` has its own file, for it is also a front door."""
+    """Add one command per stage; `merge` and `evaluate` have their own files, for they are also front doors."""
     for stage, text in _HELP.items():
         app.command(name=stage, help=text)(_stage_command(stage))
 

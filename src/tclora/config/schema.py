@@ -236,6 +236,8 @@ class MergeConfig(_Settings):
     """`size`: in proportion to the number of examples of each cluster."""
     scale: float = 1.0
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    learn_rows: Count = 32
+    """Training rows of each cluster that a method which learns reads; others have no use for them."""
 
     @property
     def label(self) -> str:

@@ -1,6 +1,8 @@
 """The door to transformers: one frozen base model, its prompts, its losses and answers, adapters hooked on."""
 
 from tclora.models.base import BUNDLED, BUNDLED_NAME, Base, bundled_base_path, load_base, local_base_path
+from tclora.models.branches import RowScore, score_continuations, shares_past, useful_prefix
+from tclora.models.completion import Completion, complete_prompts
 from tclora.models.entropy import scored_everywhere, token_entropies
 from tclora.models.fingerprint import base_files_digest, edges_digest
 from tclora.models.generation import greedy_answers
@@ -23,7 +25,9 @@ from tclora.models.tokens import (
     prompt_text,
     tokenize_example,
     tokenize_pair,
+    tokenize_plain,
     tokenize_prompt,
+    tokenize_start,
     tokenize_text,
 )
 from tclora.models.weighted_hooks import WeightsOf, attached_together
@@ -32,8 +36,10 @@ __all__ = [
     "BUNDLED",
     "BUNDLED_NAME",
     "Base",
+    "Completion",
     "ExampleLike",
     "ForwardCheck",
+    "RowScore",
     "Template",
     "TokenBatch",
     "Tokens",
@@ -46,6 +52,7 @@ __all__ = [
     "bundled_base_path",
     "collate",
     "compare_forward",
+    "complete_prompts",
     "edges_digest",
     "greedy_answers",
     "load_base",
@@ -56,11 +63,16 @@ __all__ = [
     "prompt_text",
     "resolve_targets",
     "response_losses",
+    "score_continuations",
     "scored_everywhere",
+    "shares_past",
     "token_entropies",
     "token_losses",
     "tokenize_example",
     "tokenize_pair",
+    "tokenize_plain",
     "tokenize_prompt",
+    "tokenize_start",
     "tokenize_text",
+    "useful_prefix",
 ]

@@ -13,7 +13,16 @@ from itertools import takewhile
 from tclora.models.base import Base
 from tclora.models.template import ExampleLike
 
-__all__ = ["Tokens", "prompt_text", "tokenize_example", "tokenize_pair", "tokenize_prompt", "tokenize_text"]
+__all__ = [
+    "Tokens",
+    "prompt_text",
+    "tokenize_example",
+    "tokenize_pair",
+    "tokenize_plain",
+    "tokenize_prompt",
+    "tokenize_start",
+    "tokenize_text",
+]
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,17 @@ def tokenize_prompt(base: Base, example: ExampleLike) -> Tokens:
     return _fit(base, _prompt_ids(base, example), ())
 
 
+def tokenize_start(base: Base, text: str | ExampleLike, *, room: int) -> Tokens:
+    """A prompt to generate behind, cut on the left so that `room` tokens (at most all but one) still fit the window.
+
+    A text goes in as it is, as in `tokenize_plain`; an example goes into the base's template.
+    """
+    plain = isinstance(text, str)
+    ids = (_encode_as_lm_eval(base, text) or _start_ids(base)) if plain else _prompt_ids(base, text)
+    kept = _cut_left(base, ids, max(1, base.max_length - room))
+    return Tokens(kept, len(kept), truncated=len(kept) < len(ids))
+
+
 def tokenize_text(base: Base, text: str) -> Tokens:
     """A plain text behind bos, cut on the right; all of it counts as prompt."""
     ids = _with_bos(base, _encode(base, text), add=True) or _start_ids(base)
@@ -68,6 +88,36 @@ def tokenize_pair(base: Base, prompt_text: str, continuation_text: str, add_eos:
     ending = (base.tokenizer.eos_token_id,) if add_eos and base.tokenizer.eos_token_id is not None else ()
     start = _with_bos(base, whole[:n_shared], add=True) or _start_ids(base)
     return _fit(base, start, whole[n_shared:] + ending)
+
+
+def tokenize_plain(base: Base, prompt_text: str, continuation_text: str) -> Tokens:
+    """A plain prompt and a continuation to score, with the conventions of lm-eval, so that figures agree.
+
+    The tokens at the start are those that the tokenizer adds by itself: bos for Llama and Mistral, none for GPT-2 and
+    Qwen. Behind an empty prompt it is bos, or else eos. White space of any kind at the end of the prompt counts to the
+    continuation. The continuation is what the whole text has beyond as many tokens as the prompt has alone; where a
+    token spans the boundary, as in the few tokenizers that end words in their blank, that is not quite the text. Ours
+    alone: where nothing is beyond, which lm-eval fails on, the tokens that differ from the prompt's are scored; and a
+    text too long for the window keeps its first token, where that is bos.
+
+    Source: lm-eval 0.4.13, `TemplateLM._encode_pair` and `HFLM.tok_encode`.
+    """
+    bos = _with_bos(base, (), add=True) or _start_ids(base)
+    if not prompt_text:
+        ids = _encode(base, continuation_text)
+        return _fit(base, bos, ids[1:] if ids[:1] == bos else ids)
+    whole = _encode_as_lm_eval(base, prompt_text + continuation_text)
+    alone = _encode_as_lm_eval(base, prompt_text.rstrip())
+    if len(whole) > len(alone):
+        return _fit(base, alone or bos, whole[len(alone) :])
+    n_shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False)))
+    return _fit(base, whole[:n_shared] or bos, whole[n_shared:])
+
+
+def _encode_as_lm_eval(base: Base, text: str) -> tuple[int, ...]:
+    bos = base.tokenizer.bos_token
+    own = bos is None or not text.startswith(bos)
+    return tuple(base.tokenizer(text, add_special_tokens=own, verbose=False)["input_ids"])
 
 
 def _prompt_ids(base: Base, example: ExampleLike) -> tuple[int, ...]:

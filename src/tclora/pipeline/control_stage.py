@@ -85,7 +85,8 @@ def merge_controls_stage(
         folders = tuple(str(run.controls / one.control / name) for name in one.names)
         sizes = tuple(np.bincount(one.train, minlength=len(one.names)).tolist())
         digest = inputs_digest(controls) if controls is not None else ""
-        source = MergeSource(folders, sizes, digest, run.merge_controls / one.control, one.control)
+        rows = tuple(str(run.controls / "data" / one.control / f"{name}.train.jsonl") for name in one.names)
+        source = MergeSource(folders, sizes, digest, run.merge_controls / one.control, one.control, rows)
         manifests += merge_source(config, control_merges(config, one), source, progress, executor)
     return manifests
 

@@ -19,12 +19,14 @@ from tclora.clustering import load_clusters, save_clusters, summarize_clusters
 from tclora.config import MergeConfig, RunConfig, TrainConfig
 from tclora.data import Example, read_examples, write_examples
 from tclora.merging import merge_adapters, parse_params
+from tclora.merging.learning import learns, write_learned
 from tclora.models import base_files_digest
 from tclora.pipeline.executors import executor_for
 from tclora.pipeline.extend_assign import Assignment
 from tclora.pipeline.extend_data import NewData
 from tclora.pipeline.extend_record import ExtendRecord
 from tclora.pipeline.layout import RunFolder
+from tclora.pipeline.learn_in_run import RowSources, learn_in_run, row_files
 from tclora.pipeline.library_index import Library, LibraryEntry
 from tclora.pipeline.library_samples import Samples, mixed_sample, save_sample
 from tclora.pipeline.progress import Progress
@@ -110,6 +112,8 @@ def merge_stage(job: ExtendJob, entries: Sequence[LibraryEntry], told: Progress)
     for merge in job.config.merge:
         settings = merge.model_dump(mode="json") | {"adapters": made}
         settings |= {"params": asdict(cast(Any, parse_params(merge.method, merge.params)))}
+        if not learns(merge.method):
+            del settings["learn_rows"]
         stage = job.stage(f"merge/{merge.label}", settings)
         run_stage(stage, lambda folder, merge=merge: _merge(job, merge, entries, folder, told), told)
     return tuple(merge.label for merge in job.config.merge)
@@ -130,14 +134,26 @@ def _train_job(job: ExtendJob, entry: LibraryEntry, folder: Path) -> TrainJob:
 
 
 def _merge(job: ExtendJob, merge: MergeConfig, entries: Sequence[LibraryEntry], folder: Path, told: Progress) -> None:
+    adapters = [read_adapter(job.library.root / entry.folder, name=entry.name) for entry in entries]
+    params, weights = merge.params, _weights(merge, entries)
+
+    def step(done: int, total: int) -> None:
+        told.step(f"merge {merge.label}", done, total)
+
+    if learns(merge.method):
+        files = row_files(merge, job.library.root, {entry.name: entry.train_file for entry in entries})
+        sources = RowSources(job.config.base, files, job.config.seed)
+        params, found, learned = learn_in_run(merge, adapters, sources, step)
+        weights = weights if found is None else found
+        write_learned(learned, folder)
     result = merge_adapters(
-        [read_adapter(job.library.root / entry.folder, name=entry.name) for entry in entries],
+        adapters,
         merge.method,
-        params=merge.params,
-        adapter_weights=_weights(merge, entries),
+        params=params,
+        adapter_weights=weights,
         scale=merge.scale,
         name=merge.label,
-        on_progress=lambda done, total: told.step(f"merge {merge.label}", done, total),
+        on_progress=step,
     )
     write_merged(result, folder, dtype=merge.dtype, out=merge.label, command=f"tclora extend (merge '{merge.label}')")
 

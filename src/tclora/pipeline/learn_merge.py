@@ -5,10 +5,8 @@ In: a method, its adapters and parameters, and where to learn from. Out: what to
 without anything to learn from; examples or a learned file for a method that learns nothing.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 from tclora.adapters import Adapter
 from tclora.config import BaseModelConfig
@@ -72,10 +70,8 @@ def learn_for_merge(
         learned = _read(method, sources.learned)
     else:
         learned = _learn(method, adapters, settings, sources, progress or Silent())
-    if learned.statistics:
-        statistics = learned.statistics_for(adapters)
-        return LearnedMerge(None, dataclasses.replace(cast(Any, settings), statistics=statistics), learned)
-    return LearnedMerge(learned.weights_for(adapters), settings, learned)
+    settled, weights = learned.settle(settings, adapters)
+    return LearnedMerge(weights, settled, learned)
 
 
 def check_sources(method: str, sources: LearnSources) -> None:

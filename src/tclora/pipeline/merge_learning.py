@@ -33,7 +33,7 @@ def check_learning(file: MergeFile, device: str) -> None:
     from tclora.pipeline.learn_merge import check_sources
 
     check_sources(file.merge_method, _sources(file, device))
-    if states_weights(file) and not MERGE_METHODS.entry(file.merge_method).facts.get("statistics"):
+    if states_weights(file) and not MERGE_METHODS.entry(file.merge_method).facts.get("takes_weights"):
         raise ConfigError(
             f"'{file.merge_method}' learns its weights",
             found="weights that are given",

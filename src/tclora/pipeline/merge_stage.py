@@ -1,7 +1,8 @@
 """The merge stage of a run: one PEFT folder for each entry of the config's `merge` list.
 
 In: the library. Out: the manifest of each merge's folder. Merges are independent jobs: an executor with several workers
-does several at a time.
+does several at a time. A method that learns reads some training rows of each adapter first, and what it learned is kept
+in its folder.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from tclora.config import MergeConfig, RunConfig
 from tclora.errors import ConfigError
 from tclora.execution import Executor, report
 from tclora.merging import merge_adapters, parse_params
+from tclora.merging.learning import learns, write_learned
 from tclora.pipeline.layout import RunFolder, cluster_name
+from tclora.pipeline.learn_in_run import RowSources, learn_in_run
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
 from tclora.pipeline.write_merged import RECORD_NAME, write_merged
@@ -34,6 +37,8 @@ class MergeSource:
     digest: str
     out: Path
     name: str = ""
+    rows: tuple[str, ...] = ()
+    """The files of each adapter's training rows, for methods that learn."""
 
     def label(self, merge: MergeConfig) -> str:
         """What the merge of these adapters is called."""
@@ -50,6 +55,8 @@ class _MergeJob:
     adapters: tuple[str, ...]
     sizes: tuple[int, ...]
     stage: Stage
+    sources: RowSources | None = None
+    """Where a method that learns does so."""
 
 
 def merge_stage(
@@ -63,7 +70,8 @@ def merge_stage(
     """Merge the library by every method of the config."""
     sizes = tuple(cluster.n_train for cluster in clusters.clusters)
     adapters = tuple(str(run.library / cluster_name(index)) for index in range(len(sizes)))
-    source = MergeSource(adapters, sizes, inputs_digest(library), run.merge)
+    rows = tuple(str(run.cluster / f"{cluster_name(index)}.train.jsonl") for index in range(len(sizes)))
+    source = MergeSource(adapters, sizes, inputs_digest(library), run.merge, rows=rows)
     return merge_source(config, config.merge, source, progress, executor)
 
 
@@ -105,9 +113,12 @@ def _job(config: RunConfig, merge: MergeConfig, source: MergeSource) -> _MergeJo
     inputs = {"library": source.digest, "sizes": str(list(source.sizes))}
     # Defaults count as settings: a release that changes one must not leave the old merge in place.
     settings = merge.model_dump(mode="json") | {"params": asdict(cast(Any, parse_params(merge.method, merge.params)))}
+    sources = RowSources(config.base, source.rows, config.seed) if learns(merge.method) else None
+    if sources is None:
+        del settings["learn_rows"]
     stage = Stage(f"merge {label}", source.out / merge.label, settings, inputs, config.seed)
     command = f"tclora run ({config.name}, merge '{label}')"
-    return _MergeJob(label, command, merge, source.adapters, source.sizes, stage)
+    return _MergeJob(label, command, merge, source.adapters, source.sizes, stage, sources)
 
 
 def _batches(jobs: Sequence[_MergeJob], executor: Executor) -> list[list[_MergeJob]]:
@@ -137,15 +148,21 @@ def _run_merge(job: _MergeJob) -> Manifest:
 
 
 def _build(job: _MergeJob, folder: Path) -> None:
-    merge = job.merge
+    merge, told = job.merge, partial(report, job.stage.name)
+    adapters = [read_adapter(Path(one)) for one in job.adapters]
+    params, weights, learned = merge.params, _weights(merge, job.sizes), None
+    if job.sources is not None:
+        params, found, learned = learn_in_run(merge, adapters, job.sources, told)
+        weights = weights if found is None else found
+        write_learned(learned, folder)
     result = merge_adapters(
-        [read_adapter(Path(folder)) for folder in job.adapters],
+        adapters,
         merge.method,
-        params=merge.params,
-        adapter_weights=_weights(merge, job.sizes),
+        params=params,
+        adapter_weights=weights,
         scale=merge.scale,
         name=job.name,
-        on_progress=partial(report, job.stage.name),
+        on_progress=told,
     )
     write_merged(result, folder, dtype=merge.dtype, out=job.name, command=job.command)
 

@@ -27,6 +27,7 @@ from tclora.pipeline.encode_stage import encode_stage, read_encode_record
 from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record, read_held_out_record, task_file
 from tclora.pipeline.executors import executor_for
 from tclora.pipeline.layout import RunFolder
+from tclora.pipeline.learn_in_run import check_run_learning
 from tclora.pipeline.merge_stage import check_weights, merge_stage, read_merge_records
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.stage import Stage, inputs_digest, run_stage
@@ -158,6 +159,7 @@ def _check(config: RunConfig, until: str) -> None:
     local_base_path(config.base)
     for merge in config.merge:
         parse_params(merge.method, merge.params)
+        check_run_learning(merge)
     for task in config.evaluate.choice_tasks:
         task_file(task)
     cluster = config.cluster

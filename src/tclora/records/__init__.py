@@ -1,5 +1,6 @@
 """Frozen records that cross a stage boundary: JSON in and out, no tensors."""
 
+from tclora.records.many import ComparisonRecord, EntrantRecord, FigureRecord, ManyEvalRecord, ManyTaskRecord
 from tclora.records.records import (
     ClusterMapRecord,
     ClusterRecord,
@@ -21,9 +22,14 @@ __all__ = [
     "ClusterMapRecord",
     "ClusterRecord",
     "ClusterSummary",
+    "ComparisonRecord",
     "ContestantRecord",
     "EncodeRecord",
+    "EntrantRecord",
     "EvalRecord",
+    "FigureRecord",
+    "ManyEvalRecord",
+    "ManyTaskRecord",
     "MergeRecord",
     "NClustersPoint",
     "NClustersRecord",
