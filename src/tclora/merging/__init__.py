@@ -37,6 +37,7 @@ from tclora.merging.methods.sparse_params import (
 from tclora.merging.methods.spectral import SvdParams, svd
 from tclora.merging.methods.spherical import KarcherParams, SphericalParams, karcher, multislerp, nuslerp, slerp
 from tclora.merging.methods.tc_lora import COMPONENT_RULES, TcLoraParams, component_weights, tc_lora
+from tclora.merging.methods.tc_lora_polar import TcLoraPolarParams, tc_lora_polar
 from tclora.merging.methods.tucker import TuckerParams, tucker
 from tclora.merging.module_patterns import match_modules
 from tclora.merging.plan import MergePlan, ModuleGroup, plan_merge, stack_modules
@@ -71,6 +72,7 @@ __all__ = [
     "SvdParams",
     "TaskArithmeticParams",
     "TcLoraParams",
+    "TcLoraPolarParams",
     "TiesParams",
     "TsvParams",
     "TuckerParams",
@@ -111,6 +113,7 @@ __all__ = [
     "svd",
     "task_arithmetic",
     "tc_lora",
+    "tc_lora_polar",
     "ties",
     "tsv",
     "tucker",

@@ -79,7 +79,8 @@ method must know of all modules first. `breaks`: which of the invariances of the
 of `gauge` (how an adapter is factored), `scale` (ten times the adapters, ten times the result), `equal` (equal adapters
 at 1 / n merge to one of them), `alone` (one adapter at weight 1, at default parameters, comes back). `learns`: the
 function that learns weights or statistics from examples first (`tclora.merging.learning`); with it `labelled`, whether
-the examples need responses, and `statistics`, true where the method cannot run without what was learned.
+the examples need responses, `statistics`, true where the method cannot run without what was learned, and
+`takes_weights`, true where adapter weights count beside it.
 `most_adapters`: how many adapters it takes, where that is limited. `equal_ranks`: true where those that have a module
 must have it at one rank.
 """

@@ -1,6 +1,7 @@
-"""Learning what to merge by: weights or statistics from a base model and a few examples, once, for any later merge."""
+"""Learning what to merge by: weights, statistics or factors from a base and a few examples, for any later merge."""
 
 from tclora.merging.learning.adamerging import AdamergingParams
+from tclora.merging.learning.distill import DistillParams
 from tclora.merging.learning.learn import learn_weights, learns
 from tclora.merging.learning.learned import Learned
 from tclora.merging.learning.learned_cat import LearnedCatParams
@@ -14,6 +15,7 @@ __all__ = [
     "LEARNED_NAME",
     "AdamergingParams",
     "AdapterStatistics",
+    "DistillParams",
     "Learned",
     "LearnedCatParams",
     "LearningProblem",

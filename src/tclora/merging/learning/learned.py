@@ -1,28 +1,29 @@
-"""What was learned, as a value: weights per module and adapter, or statistics of inputs, and how it was learned.
+"""What was learned, as a value: weights per module and adapter, statistics of inputs, or the merge's own factors.
 
 It is kept by the digests of the adapters' weights, so neither their names nor their order matters, and it can be used
 again without base model and examples. Refused: other adapters than those it was learned with.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
-from tclora.adapters import Adapter
+from tclora.adapters import Adapter, LoraFactors
 from tclora.errors import AdapterMismatchError
 from tclora.merging.learning.problem import LearningProblem, adapter_digests
 from tclora.merging.learning.statistics import AdapterStatistics
+from tclora.merging.method import Params
 
 __all__ = ["Learned", "learned_from"]
 
 
 @dataclass(frozen=True)
 class Learned:
-    """Weights or statistics learned from examples.
+    """Weights, statistics or factors learned from examples.
 
     Adapters are in the order of their digests. `weights` give each module one weight per adapter; `statistics` are one
-    per adapter; one of the two is empty. Losses are nats per token, of the loss that the method lowers, over all
-    examples; None where nothing was minimized.
+    per adapter; `factors` are the merged update of each module; two of the three are empty. Losses are nats per token,
+    of the loss that the method lowers; None where nothing was minimized.
     """
 
     method: str
@@ -36,6 +37,22 @@ class Learned:
     loss_after: float | None = None
     weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     statistics: tuple[AdapterStatistics, ...] = ()
+    factors: Mapping[str, LoraFactors] = field(default_factory=dict)
+
+    def settle(
+        self, params: Params, adapters: Sequence[Adapter]
+    ) -> tuple[Params, Mapping[str, tuple[float, ...]] | None]:
+        """What to merge with: the parameters with what was learned in them, and learned weights or None.
+
+        Raises:
+            AdapterMismatchError: these are not the adapters that it was learned with.
+        """
+        if self.factors:
+            self._places(adapters)
+            return replace(cast(Any, params), factors=self.factors), None
+        if self.statistics:
+            return replace(cast(Any, params), statistics=self.statistics_for(adapters)), None
+        return params, self.weights_for(adapters)
 
     def weights_for(self, adapters: Sequence[Adapter]) -> dict[str, tuple[float, ...]]:
         """The weights of each module, in the order of `adapters`.

@@ -12,7 +12,15 @@ from tclora.adapters import Adapter, weights_digest
 from tclora.errors import AdapterMismatchError, ConfigError, DataError
 from tclora.models import Base, ExampleLike, Tokens, scored_everywhere, tokenize_example, tokenize_prompt
 
-__all__ = ["LearningProblem", "adapter_digests", "input_pools", "labelled_pools", "module_names", "prompt_pools"]
+__all__ = [
+    "LearningProblem",
+    "adapter_digests",
+    "example_pools",
+    "input_pools",
+    "labelled_pools",
+    "module_names",
+    "prompt_pools",
+]
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def labelled_pools(problem: LearningProblem, adapters: Sequence[Adapter]) -> lis
     Raises:
         DataError: an example has no response, or none that fits the window.
     """
-    pools = [[(e, tokenize_example(problem.base, e)) for e in pool] for pool in _pools(problem, adapters)]
+    pools = [[(e, tokenize_example(problem.base, e)) for e in pool] for pool in example_pools(problem, adapters)]
     for index, (example, row) in enumerate(pair for pool in pools for pair in pool):
         if not example.output.strip() or not row.n_scored:
             raise DataError(
@@ -76,13 +84,14 @@ def labelled_pools(problem: LearningProblem, adapters: Sequence[Adapter]) -> lis
 def prompt_pools(problem: LearningProblem, adapters: Sequence[Adapter]) -> list[list[Tokens]]:
     """The prompts, every position to be scored; of a text that asks nothing, the text. One list per pool."""
     return [
-        [scored_everywhere(_read(problem.base, e, e.output, False).ids) for e in p] for p in _pools(problem, adapters)
+        [scored_everywhere(_read(problem.base, e, e.output, False).ids) for e in p]
+        for p in example_pools(problem, adapters)
     ]
 
 
 def input_pools(problem: LearningProblem, adapters: Sequence[Adapter]) -> list[list[Tokens]]:
     """Whatever an example has, prompt and response, as tokens to be read. One list per pool."""
-    return [[_read(problem.base, e, e.output, True) for e in pool] for pool in _pools(problem, adapters)]
+    return [[_read(problem.base, e, e.output, True) for e in pool] for pool in example_pools(problem, adapters)]
 
 
 def _read(base: Base, example: ExampleLike, output: str, with_response: bool) -> Tokens:
@@ -91,7 +100,12 @@ def _read(base: Base, example: ExampleLike, output: str, with_response: bool) ->
     return tokenize_example(base, example) if wanted else tokenize_prompt(base, example)
 
 
-def _pools(problem: LearningProblem, adapters: Sequence[Adapter]) -> list[Sequence[ExampleLike]]:
+def example_pools(problem: LearningProblem, adapters: Sequence[Adapter]) -> list[Sequence[ExampleLike]]:
+    """The examples as they were given. One list per pool, in the order of the adapters.
+
+    Raises:
+        ConfigError: a pool is empty, or the pools are not those of the adapters.
+    """
     given = problem.examples
     pools = _by_adapter(given, adapters) if isinstance(given, Mapping) else {"": given}
     for name, pool in pools.items():

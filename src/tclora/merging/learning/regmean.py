@@ -16,8 +16,9 @@ from torch import Tensor
 
 from tclora.adapters import Adapter
 from tclora.errors import ConfigError
+from tclora.merging.learning.answers import answered
 from tclora.merging.learning.learned import Learned, learned_from
-from tclora.merging.learning.problem import LearningProblem, input_pools, module_names
+from tclora.merging.learning.problem import LearningProblem, example_pools, input_pools, module_names
 from tclora.merging.learning.statistics import AdapterStatistics, InputRows
 from tclora.models import Base, Tokens, attached, module_inputs
 
@@ -29,8 +30,11 @@ class RegmeanParams:
     """`shrink` multiplies what is off the diagonal of a Gram matrix; `ridge`, of its mean diagonal, is added to it.
 
     `active`: inputs are taken with the adapter at work (published), or from the base alone. `max_tokens` of each
-    adapter's examples are read, `batch_size` examples at once. `statistics`, one per adapter, are learned and
-    cannot be written on a command line.
+    adapter's examples are read, `batch_size` examples at once. With `answer_tokens` above 0 every adapter first answers
+    its prompts in so many tokens at most, and prompts and answers are read; responses that are given are then not.
+
+    `rank`: the best delta of that rank by the same measure (a reduced-rank regression); None keeps all P.
+    `statistics`, one per adapter, are learned and cannot be written on a command line.
     """
 
     shrink: float = 0.9
@@ -38,6 +42,8 @@ class RegmeanParams:
     active: Literal["adapter", "base"] = "adapter"
     max_tokens: int = 1024
     batch_size: int = 16
+    answer_tokens: int = 0
+    rank: int | None = None
     statistics: tuple[AdapterStatistics, ...] | None = field(default=None, metadata={"recorded": False}, repr=False)
 
     def __post_init__(self):
@@ -45,9 +51,10 @@ class RegmeanParams:
             raise ConfigError("'shrink' of regmean is out of range", found=self.shrink, expected="0 to 1")
         if not 0 < self.ridge < float("inf"):
             raise ConfigError("'ridge' of regmean is out of range", found=self.ridge, expected="above 0, finite")
-        for name in ("max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"'{name}' of regmean is out of range", found=getattr(self, name), expected=">= 1")
+        for name, low in (("max_tokens", 1), ("batch_size", 1), ("answer_tokens", 0), ("rank", 1)):
+            found = getattr(self, name)
+            if found is not None and found < low:
+                raise ConfigError(f"'{name}' of regmean is out of range", found=found, expected=f">= {low}")
         if not all(isinstance(found, AdapterStatistics) for found in self.statistics or ()):
             raise ConfigError(
                 "'statistics' of regmean cannot be written by hand",
@@ -57,7 +64,9 @@ class RegmeanParams:
 
     def holding(self, rank: int) -> "RegmeanParams | None":
         """One adapter comes back whatever its inputs were, so any one of the statistics will do."""
-        return None if self.statistics is None else replace(self, statistics=self.statistics[:1])
+        if self.statistics is None:
+            return None
+        return replace(self, statistics=self.statistics[:1], rank=None if self.rank is None else max(self.rank, rank))
 
     def in_order(self, order: Sequence[int]) -> "RegmeanParams":
         """The same for the adapters in another order: position `k` takes what `order[k]` had."""
@@ -86,7 +95,8 @@ def learn_regmean(
             expected="examples of each adapter's own task",
             do="give examples per adapter, NAME=FILE, or use active=adapter",
         )
-    pools, names = input_pools(problem, adapters), module_names(adapters)
+    names = module_names(adapters)
+    pools = _answered_pools(problem, adapters, params) if params.answer_tokens else input_pools(problem, adapters)
     widths = {name: shape.d_in for adapter in adapters for name, shape in adapter.shapes.items()}
     found = []
     for index, adapter in enumerate(adapters):
@@ -105,6 +115,16 @@ def learn_regmean(
         adapters,
         statistics=tuple(found),
     )
+
+
+def _answered_pools(problem: LearningProblem, adapters: Sequence[Adapter], params: RegmeanParams) -> list[list[Tokens]]:
+    """For each adapter the prompts of its pool with its own answers."""
+    pools = example_pools(problem, adapters)
+    settings = {"max_new_tokens": params.answer_tokens, "batch_size": params.batch_size}
+    return [
+        answered(problem.base, adapter, pools[k % len(pools)], seed=(problem.seed, k), **settings)
+        for k, adapter in enumerate(adapters)
+    ]
 
 
 def _some(rows: Sequence[Tokens], max_tokens: int, generator: np.random.Generator) -> list[Tokens]:

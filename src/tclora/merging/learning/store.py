@@ -1,4 +1,4 @@
-"""What was learned, on disk: `learned.json`, and `learned.safetensors` where there are statistics.
+"""What was learned, on disk: `learned.json`, and `learned.safetensors` where there are statistics or factors.
 
 In: a `Learned` and a folder. Out: the two files, each written whole or not at all; equal values give equal bytes. Read
 back they give the same merge, to the bit, without base model or examples. Refused: files that are damaged, do not
@@ -9,10 +9,12 @@ import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from tclora.adapters import LoraFactors
 from tclora.adapters.stored_modules import open_tensors
 from tclora.adapters.weights_file import read_header
 from tclora.adapters.weights_writer import write_tensors
@@ -27,7 +29,8 @@ __all__ = ["LEARNED_NAME", "TENSORS_NAME", "read_learned", "write_learned"]
 LEARNED_NAME, TENSORS_NAME = "learned.json", "learned.safetensors"
 
 _FORMAT = 1
-_NOT_PLAIN = ("format", "weights", "statistics", "tensors_sha256")
+_NOT_PLAIN = ("format", "weights", "statistics", "factors", "tensors_sha256")
+_SIDES = ("lora_a", "lora_b")
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,23 @@ class _File:
     weights: dict[str, tuple[float, ...]]
     statistics: tuple[_Statistics, ...]
     tensors_sha256: str | None
+    factors: tuple[str, ...] = ()
+    """The modules whose factors were learned."""
 
 
 def write_learned(learned: Learned, folder: Path) -> None:
     """Write the files into a folder, which may exist; files of that name are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = _write_tensors(learned.statistics, folder / TENSORS_NAME) if learned.statistics else None
-    kept = {key: value for key, value in vars(learned).items() if key not in ("weights", "statistics")}
+    tensors = _tensors(learned)
+    digest = _write_tensors(tensors, folder / TENSORS_NAME) if tensors else None
+    kept = {key: value for key, value in vars(learned).items() if key not in ("weights", "statistics", "factors")}
     file = _File(
         format=_FORMAT,
         **kept,
         weights=dict(learned.weights),
         statistics=tuple(_Statistics(dict(one.sites), one.n_tokens) for one in learned.statistics),
         tensors_sha256=digest,
+        factors=tuple(sorted(learned.factors)),
     )
     write_json(folder / LEARNED_NAME, to_json(file))
 
@@ -91,12 +98,14 @@ def read_learned(path: str | Path) -> Learned:
             expected=f"format {_FORMAT}, one finite weight or one set of statistics per adapter",
             do="learn again, with --base and --examples",
         )
-    tensors = _read_tensors(source.parent / TENSORS_NAME, file.tensors_sha256) if file.statistics else {}
+    kept = file.statistics or file.factors
+    tensors = _read_tensors(source.parent / TENSORS_NAME, file.tensors_sha256) if kept else {}
     settings = {key: value for key, value in asdict(file).items() if key not in _NOT_PLAIN}
     return Learned(
         **settings,
         weights=file.weights,
         statistics=tuple(_with_tensors(one, k, tensors, source) for k, one in enumerate(file.statistics)),
+        factors={name: _factors(name, tensors, source) for name in file.factors},
     )
 
 
@@ -110,8 +119,14 @@ def _parsed(source: Path) -> _File:
         raise ArtifactError("a file of learned weights is damaged", where=source, found=str(error)[:200]) from None
 
 
-def _write_tensors(statistics: tuple[AdapterStatistics, ...], path: Path) -> str:
-    tensors = {f"{k}.{site}": one.factors[site] for k, one in enumerate(statistics) for site in sorted(one.factors)}
+def _tensors(learned: Learned) -> dict[str, Tensor]:
+    sites = [(k, one, site) for k, one in enumerate(learned.statistics) for site in sorted(one.factors)]
+    tensors = {f"{k}.{site}": one.factors[site] for k, one, site in sites}
+    sides = [(name, side) for name in sorted(learned.factors) for side in _SIDES]
+    return tensors | {f"{name}.{side}": getattr(learned.factors[name], side) for name, side in sides}
+
+
+def _write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.unlink(missing_ok=True)
     try:
@@ -128,7 +143,7 @@ def _write_tensors(statistics: tuple[AdapterStatistics, ...], path: Path) -> str
 def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
     if not path.is_file() or sha256_file(path) != digest:
         raise ArtifactError(
-            "the statistics are missing or are not those of learned.json",
+            "the learned tensors are missing or are not those of learned.json",
             where=path,
             expected=f"the file with sha256 {digest}",
             do="copy both files again, or learn again, with --base and --examples",
@@ -137,7 +152,7 @@ def _read_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
         names, stored = list(read_header(path)), open_tensors(path)
         return {name: stored.get_tensor(name).clone() for name in names}
     except AdapterError as error:
-        raise ArtifactError("the statistics cannot be read", where=path, found=error.found) from None
+        raise ArtifactError("the learned tensors cannot be read", where=path, found=error.found) from None
 
 
 def _with_tensors(one: _Statistics, k: int, tensors: dict[str, Tensor], source: Path) -> AdapterStatistics:
@@ -145,3 +160,10 @@ def _with_tensors(one: _Statistics, k: int, tensors: dict[str, Tensor], source: 
     if any(f"{k}.{site}" not in tensors for site in sites):
         raise ArtifactError("statistics of a site are missing", where=source, found=f"adapter {k + 1}")
     return AdapterStatistics(one.sites, {site: tensors[f"{k}.{site}"] for site in sites}, one.n_tokens)
+
+
+def _factors(name: str, tensors: dict[str, Tensor], source: Path) -> LoraFactors:
+    found = [tensors.get(f"{name}.{side}") for side in _SIDES]
+    if any(tensor is None for tensor in found):
+        raise ArtifactError("the learned factors of a module are missing", where=source, found=name)
+    return LoraFactors(*cast("list[Tensor]", found))

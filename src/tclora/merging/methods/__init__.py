@@ -2,6 +2,7 @@
 
 from tclora.merging.methods import (
     alignment,
+    distill,
     factors,
     isotropic,
     learned,
@@ -13,11 +14,13 @@ from tclora.merging.methods import (
     spectral,
     spherical,
     tc_lora,
+    tc_lora_polar,
     tucker,
 )
 
 __all__ = [
     "alignment",
+    "distill",
     "factors",
     "isotropic",
     "learned",
@@ -29,5 +32,6 @@ __all__ = [
     "spectral",
     "spherical",
     "tc_lora",
+    "tc_lora_polar",
     "tucker",
 ]

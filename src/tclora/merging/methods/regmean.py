@@ -8,7 +8,14 @@ In: a stack, and for each adapter the statistics of its modules' inputs (`tclora
 diagonal of `sum_i w_i G_i`, `w` the weights divided by their sum. An adapter that lacks a module counts as a zero delta
 with inputs of its own. Where nothing was read the ridge decides, and the result is the weighted mean. Rows change and
 columns do not, so the result has rank P: `lora_b` stays and `lora_a` is solved for. The only d_in by d_in matrix is the
-one to be inverted. Refused: no statistics, negative weights.
+one to be inverted.
+
+What Delta minimizes is, up to a constant, `tr((X - Delta) H (X - Delta).T)` with `H = sum_i w_i H_i`, although every
+adapter has a metric of its own: they differ in the linear term alone. So the best X of rank R is known too, `Delta L`
+cut to R singular triplets, times the inverse of L, with `L L.T = H` (reduced-rank regression); `rank` asks for it.
+Refused: no statistics, negative weights.
+
+Source of the cut: Izenman 1975, Reduced-rank regression for the multivariate linear model.
 """
 
 from collections.abc import Sequence
@@ -17,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tclora.algebra import LowRankDelta, ModuleStack, svd_of_product
+from tclora.algebra import LowRankDelta, ModuleStack, balance, svd_of_product
 from tclora.errors import ConfigError
 from tclora.merging.learning.regmean import RegmeanParams, learn_regmean
 from tclora.merging.method import MERGE_METHODS, MergedStack
@@ -32,11 +39,12 @@ __all__ = ["regmean"]
     source="Jin et al. 2022, arXiv 2212.09849",
     params=RegmeanParams,
     needs="base, unlabelled inputs, best per adapter",
-    leaves="rank P, exact",
+    leaves="rank P, exact; rank R with rank=R",
     cost="O(d_in^3 + d_in^2 tokens) per module, after one pass over the inputs per adapter",
     learns=learn_regmean,
     labelled=False,
     statistics=True,
+    takes_weights=True,
 )
 def regmean(stack: ModuleStack, params: RegmeanParams, adapter_weights: Float[Tensor, "m n"]) -> MergedStack:
     """Closest delta to all adapters on their own inputs, in closed form from the inputs' Gram matrices.
@@ -49,13 +57,21 @@ def regmean(stack: ModuleStack, params: RegmeanParams, adapter_weights: Float[Te
             all are zero.
     """
     shares = _shares(adapter_weights.to(stack.in_stack.device, torch.float64))
-    rows, errors = [], []
+    rows, errors, ups, downs = [], [], [], []
     for j, name in enumerate(stack.names):
         inputs = _Inputs(_factors(stack, params, name), shares[j], params.shrink, params.ridge)
         deltas = [stack.in_stack[j, :, block].double().mT for block in stack.blocks()]
         rows.append(_solved(deltas, inputs))
-        errors.append(_output_error(stack.out_stack[j].double(), deltas, rows[-1], inputs))
+        up = stack.out_stack[j].double()
+        if params.rank is not None and params.rank < min(len(up), *rows[-1].shape):
+            turn, down = _cut(up, rows[-1], inputs, params.rank)
+            ups.append(up @ turn)
+            downs.append(down)
+            rows[-1] = turn @ down
+        errors.append(_output_error(up, deltas, rows[-1], inputs))
     diagnostics = tuple({"output_error": error} for error in errors)
+    if downs:
+        return exact(LowRankDelta(stack.names, *balance(torch.stack(ups), torch.stack(downs))), diagnostics)
     return exact(_within_size(LowRankDelta(stack.names, stack.out_stack.double(), torch.stack(rows))), diagnostics)
 
 
@@ -154,6 +170,22 @@ def _solved(deltas: Sequence[Tensor], inputs: _Inputs) -> Float[Tensor, "P d_in"
     moved = torch.cat(list(deltas)) + torch.cholesky_solve(gaps.mT, torch.linalg.cholesky(total)).mT
     columns = torch.tensor([len(rows) for rows in deltas], device=total.device)
     return torch.repeat_interleave(inputs.shares, columns)[:, None] * moved
+
+
+def _cut(
+    lora_b: Float[Tensor, "d_out P"], rows: Float[Tensor, "P d_in"], inputs: _Inputs, rank: int
+) -> tuple[Float[Tensor, "P R"], Float[Tensor, "R d_in"]]:
+    """`turn`, `down`: `lora_b @ turn @ down` is the closest to `lora_b @ rows` on the pooled inputs at this rank."""
+    small = torch.linalg.qr(lora_b, mode="r")[1]
+    if inputs.all_diagonal():
+        root = inputs.total_diagonal().sqrt()
+        seen = rows * root
+        v = torch.linalg.svd(small @ seen, full_matrices=False)[2][:rank]
+        return seen @ v.mT, v / root
+    lower = torch.linalg.cholesky(inputs.total())
+    seen = rows @ lower
+    v = torch.linalg.svd(small @ seen, full_matrices=False)[2][:rank]
+    return seen @ v.mT, torch.linalg.solve_triangular(lower.mT, v.mT, upper=True).mT
 
 
 def _output_error(lora_b: Tensor, deltas: Sequence[Tensor], merged: Tensor, inputs: _Inputs) -> float:

@@ -30,6 +30,7 @@ from tclora.algebra import (
     rank_curves,
     share_budget,
 )
+from tclora.algebra.orthogonal import polar_factor
 from tclora.errors import ConfigError
 from tclora.merging.method import MERGE_METHODS, MergedStack, Params
 from tclora.shapes import Float
@@ -38,6 +39,8 @@ __all__ = ["COMPONENT_RULES", "TcLoraParams", "component_weights", "share_ranks"
 
 # Where the curve of energy against terms is measured, as shares of the budget per module.
 _GRID = (0.05, 0.25, 0.5, 1.0, 2.0, 4.0)
+# Directions that the terms hold together to less than this share of the strongest are noise, as in `tsv`.
+_NOISE = 1e-6
 
 RuleName = Literal["mean", "sum", "weighted", "rms", "consensus", "shared_only", "self_weighted"]
 
@@ -53,11 +56,16 @@ class TcLoraParams:
     that is kept. `effort` is how hard the solver looks (docs/adr/0009 has what it buys): `quick` sweeps two starts made
     of singular vectors and takes the better one to an error that changes by less than 1e-5 a sweep; `thorough` adds
     twenty random starts, takes the best three, and asks for 1e-7. `n_starts` sets the number of random ones.
+
+    `orthogonal`: replace the directions of either side by the nearest orthonormal ones, as TSV-Merge does with singular
+    vectors, so that terms which point alike do not add up; the singular values of the result are then the weights of
+    the terms.
     """
 
     cp_rank: int | str = 20
     rule: RuleName = "mean"
     shared_share: float = 0.5
+    orthogonal: bool = False
     effort: Literal["quick", "thorough"] = "quick"
     max_iter: int = 300
     n_starts: int | None = None
@@ -116,8 +124,9 @@ def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Ten
     omega = component_weights(fit.factors.coordinates(), params.rule, adapter_weights, params.shared_share)
     # The root of a term's weight goes to either side, so that the factors are of like size.
     root = omega.abs().sqrt()[:, None]
-    out_small = (fit.factors.out_factor * root * omega.sign()[:, None])[:, :, :n_terms]
-    in_small = (fit.factors.in_factor * root)[:, :, :n_terms]
+    out_factor, in_factor = _directions(fit, params.orthogonal)
+    out_small = (out_factor * root * omega.sign()[:, None])[:, :, :n_terms]
+    in_small = (in_factor * root)[:, :, :n_terms]
     size = compressed.size()
     return MergedStack(lift(compressed, out_small, in_small), fit.relative_error, size, _diagnostics(fit))
 
@@ -130,6 +139,11 @@ def _fit(compressed: CompressedStack, params: TcLoraParams) -> CpFit:
     if rule.energy is not None:
         return fit_to_energy(compressed, rule.energy, solve=solve)
     raise ConfigError("a budget of terms is shared by a whole merge, and this is one stack of modules", found=rule)
+
+
+def _directions(fit: CpFit, orthogonal: bool) -> tuple[Tensor, Tensor]:
+    sides = fit.factors.out_factor, fit.factors.in_factor
+    return (polar_factor(sides[0], tol=_NOISE), polar_factor(sides[1], tol=_NOISE)) if orthogonal else sides
 
 
 def _solver(params: TcLoraParams) -> CpSolver:
