@@ -199,6 +199,19 @@ def test_code_runs_in_one_sandbox_whose_level_is_told_and_recorded(folders, monk
     assert any("sandbox" in note and str(jails[0].facts["backend"]) in note for note in notes)
 
 
+def test_prompts_that_do_not_fit_are_told_and_recorded(monkeypatch):
+    monkeypatch.setitem(TASKS, "choices", lambda **_: choice_task(n=3, shots=SHOTS * 9))
+    notes = []
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    record = evaluate_many(request([], tasks=("choices", "texts")), Told()).record
+    (note,) = notes
+    assert record.notes == (note,) and "choices: 3 of 3 prompts are longer than the window of 256" in note
+
+
 def test_without_an_output_nothing_is_left(folders, monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert evaluate_many(request(folders[:1], tasks=("choices",))).out is None

@@ -21,7 +21,16 @@ from tclora.models.branches import common_length
 ATOL = 1e-4
 
 
-@pytest.fixture(params=["seed_lm", "gpt2", "gemma2"])
+BASES = ("seed_lm", "gpt2", "gemma2")
+# The one base that is not tiny takes seconds for each size, so the fast suite tries it with one.
+SIZES = [
+    pytest.param(name, size, marks=[pytest.mark.slow] if (name, size) in (("seed_lm", 1), ("seed_lm", 64)) else [])
+    for name in BASES
+    for size in (1, 4, 64)
+]
+
+
+@pytest.fixture(params=BASES)
 def base(request):
     return dataclasses.replace(request.getfixturevalue(request.param), max_length=64)
 
@@ -64,7 +73,7 @@ def scored(base, groups, **options):
 
 
 @pytest.mark.parametrize("prefix", [0, 24], ids=["zero shots", "a shared prefix"])
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize(("base", "batch_size"), SIZES, indirect=["base"])
 def test_scores_equal_a_plain_pass_for_each(base, generator, prefix, batch_size):
     groups = made_groups(generator, prefix=prefix)
     assert bool(useful_prefix([row for group in groups for row in group])) == (prefix > 0)

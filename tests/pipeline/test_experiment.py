@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from tclora.adapters import read_adapter
 from tclora.cli.app import app
 from tclora.data import read_examples
-from tclora.errors import ConfigError, UnknownNameError
+from tclora.errors import ConfigError, NumericalError, UnknownNameError
 from tclora.models import attached, load_base, response_losses, tokenize_example
+from tclora.pipeline import experiment_measure
 from tclora.pipeline.adapter_arithmetic import scaled
 from tclora.pipeline.experiment import load_experiment, plan_experiment, run_experiment
 from tclora.pipeline.experiment_library import library_config
@@ -23,7 +24,7 @@ from tclora.pipeline.experiment_rows import fold_of
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiment")
     path = experiment_file(folder)
-    return path, run_experiment(*load_experiment(path), command="tclora experiment FILE")
+    return path, run_experiment(*load_experiment(path), command=f"tclora experiment {path}")
 
 
 def pooled(finished) -> dict:
@@ -88,7 +89,7 @@ def test_groups_and_spectra_cover_all_rows(finished):
         assert 1 <= row["participation"] <= row["effective_rank"] + 1e-9 <= 2 + 1e-6 and 0 < row["family_share"] <= 1
 
 
-def test_a_second_run_computes_nothing_and_writes_the_same_bytes(finished, monkeypatch):
+def test_a_second_run_by_the_command_computes_nothing_and_writes_the_same_bytes(finished, monkeypatch):
     path, done = finished
     names = sorted(file.name for file in done.page_folder.iterdir())
     before = {name: (done.page_folder / name).read_bytes() for name in names}
@@ -98,7 +99,8 @@ def test_a_second_run_computes_nothing_and_writes_the_same_bytes(finished, monke
         raise AssertionError("a loss was computed again")
 
     monkeypatch.setattr("tclora.pipeline.experiment_losses.score_rows", none_left)
-    run_experiment(*load_experiment(path), command="tclora experiment FILE")
+    again = CliRunner().invoke(app, ["experiment", str(path), "--quiet", "--json"])
+    assert json.loads(again.stdout)["answer"] == finished[1].page.answer
     assert before == {name: (done.page_folder / name).read_bytes() for name in names}
 
 
@@ -112,37 +114,52 @@ def test_the_page_has_question_answer_table_and_limits_in_this_order(finished):
         assert part in page
 
 
-def test_the_command_plans_without_writing_and_tells_json(finished, tmp_path):
+def test_the_command_plans_without_writing(finished, tmp_path):
     path, _ = finished
     plan = CliRunner().invoke(
         app, ["experiment", str(path), "--dry-run", "--json", "--set", f"output={tmp_path / 'x'}"]
     )
     told = json.loads(plan.stdout)
     assert all("(trained)" in row for row in told["libraries"]) and not (tmp_path / "x").exists()
-    done = CliRunner().invoke(app, ["experiment", str(path), "--quiet", "--json"])
-    assert json.loads(done.stdout)["answer"] == finished[1].page.answer
 
 
+def small_form(path, tmp_path, **changes):
+    """The finished experiment's file with one seed and few contestants, in another place."""
+    data = yaml.safe_load(path.read_text())
+    data |= {"rivals": ["mean"], "about": [], "seeds": [0], "gap": None, "page": None, "spectra": False}
+    data |= {"output": str(tmp_path / "out"), **changes}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    return load_experiment(tmp_path / "e.yaml")
+
+
+def test_what_fails_is_left_out_with_its_reason_and_the_others_go_on(finished, tmp_path, monkeypatch):
+    def failing(candidate, one, settings):
+        if one.method == "svd":
+            raise NumericalError("it did not converge", found="a planted failure")
+        return measured(candidate, one, settings)
+
+    measured = experiment_measure._measured
+    monkeypatch.setattr(experiment_measure, "_measured", failing)
+    run_file = str(finished[0].parent / "run.yaml")
+    libraries = {"k2": {"run": run_file, "output": str(finished[0].parent / "libraries" / "{seed}")}}
+    contestants = {"base": {"kind": "base"}, "mean": {"scale": 1.0}, "bad": {"method": "svd"}}
+    found = run_experiment(*small_form(finished[0], tmp_path, libraries=libraries, contestants=contestants))
+    (left,) = found.page.results["left_out"]
+    assert left["contestant"] == "bad" and "a planted failure" in left["why"]
+    assert {one["contestant"] for one in found.page.results["pooled"]} == {"base", "mean"}
+    assert "Left out" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.slow
 def test_a_merge_that_fails_is_left_out_with_its_reason(finished, tmp_path):
     """slerp takes two adapters and nothing is wrong with that here; three random ones it cannot take."""
     path, _ = finished
-    data = yaml.safe_load(path.read_text())
     run = yaml.safe_load((path.parent / "run.yaml").read_text())
     run["cluster"]["n_clusters"] = 3
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    data |= {
-        "libraries": {"k3": {"run": "run.yaml", "output": str(tmp_path / "k3-{seed}")}},
-        "contestants": {"mean": {}, "slerp": {}},
-        "rivals": ["mean"],
-        "about": [],
-        "seeds": [0],
-        "gap": None,
-        "output": str(tmp_path / "out"),
-        "page": None,
-        "spectra": False,
-    }
-    (tmp_path / "e.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
-    found = run_experiment(*load_experiment(tmp_path / "e.yaml"))
+    libraries = {"k3": {"run": "run.yaml", "output": str(tmp_path / "k3-{seed}")}}
+    contestants = {"mean": {}, "slerp": {}}
+    found = run_experiment(*small_form(path, tmp_path, libraries=libraries, contestants=contestants))
     (left,) = found.page.results["left_out"]
     assert left["contestant"] == "slerp" and "2 adapters" in left["why"].replace("two", "2")
     assert "Left out" in (tmp_path / "out" / "README.md").read_text()
@@ -174,6 +191,10 @@ def test_wrong_settings_are_refused_by_name(tmp_path, changes, message):
         (
             {"mean": {}, "routed": {"kind": "routed"}, "m": {"method": "lorahub", "weights": "size"}},
             "learns its weights",
+        ),
+        (
+            {"mean": {}, "routed": {"kind": "routed"}, "m": {"method": "distill", "weights": "size"}},
+            "'distill' learns its weights",
         ),
     ],
 )

@@ -17,6 +17,7 @@ Adapters = Annotated[
 ]
 Tasks = Annotated[list[str] | None, typer.Option("--tasks", help="Names (see `tclora tasks`) or your own YAML files.")]
 Pairs = Annotated[list[str] | None, typer.Option("--pairs", help="A:B, to be compared; else with base and the first.")]
+Shots = Annotated[list[str] | None, typer.Option("--shots", help="Few-shot examples: 3, or TASK=3; else the task's.")]
 Include = Annotated[list[str] | None, typer.Option("--include-path", help="lm-eval: folders of task files.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="With a run's file: override a setting, a.b=value.")]
 
@@ -27,7 +28,7 @@ def evaluate(
     tasks: Tasks = None,
     pairs: Pairs = None,
     limit: Annotated[int | None, typer.Option(help="At most so many items of each task.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Few-shot examples; the task's own number without it.")] = None,
+    shots: Shots = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows in one pass. [default: 16]")] = None,
     template: Annotated[
         str | None, typer.Option(help="plain (as lm-eval) or base (its template). [default: plain]")
@@ -40,6 +41,10 @@ def evaluate(
     allow_code_execution: Annotated[
         bool, typer.Option("--allow-code-execution", help="Run code that the model writes, in the sandbox.")
     ] = False,
+    sandbox: Annotated[
+        str | None, typer.Option(help="auto, bubblewrap, landlock, or unsafe-none (your rights). [default: auto]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Programs run at once. [default: CPUs]")] = None,
     threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16. [default: auto]")] = None,
@@ -62,7 +67,7 @@ def evaluate(
         "tasks": tuple(tasks or ()) or None,
         "pairs": tuple(pairs or ()) or None,
         "limit": limit,
-        "shots": shots,
+        **_shots(shots or []),
         "batch_size": batch_size,
         "template": template,
         "out": out,
@@ -71,6 +76,8 @@ def evaluate(
         "backend": backend,
         "include_path": tuple(include_path or ()) or None,
         "allow_code_execution": allow_code_execution or None,
+        "sandbox": sandbox,
+        "workers": workers,
         "n_bootstrap": n_bootstrap,
         "overwrite": overwrite or None,
     }
@@ -88,6 +95,26 @@ def evaluate(
 def is_run_file(word: str) -> bool:
     """Whether the argument is a run's file and no model: a file, or a name that ends as YAML files do."""
     return word.endswith((".yaml", ".yml")) or Path(word).expanduser().is_file()
+
+
+def _shots(words: list[str]) -> dict[str, object]:
+    """`3` holds for every task, `TASK=3` for one."""
+    found: dict[str, object] = {"shots": None, "shots_of": None}
+    own = []
+    for word in words:
+        name, _, number = word.rpartition("=")
+        if not (number.isascii() and number.isdigit()) or (not name and found["shots"] is not None):
+            raise ConfigError(
+                "--shots is not a number of examples",
+                where="tclora evaluate",
+                found=" ".join(words),
+                expected="one number for all tasks, or TASK=NUMBER for one, such as --shots 3 humaneval=0",
+            )
+        if name:
+            own.append((name, int(number)))
+        else:
+            found["shots"] = int(number)
+    return found | {"shots_of": tuple(own) or None}
 
 
 def _refuse(model: str, given: list[str]) -> None:
@@ -142,6 +169,8 @@ def _show(result) -> None:
     found = [one for one in record.comparisons if mains.get(one.task, one.metric) == one.metric]
     if found:
         show_table("Compared on the same items", *many_comparison_table(found, record.tasks))
+    if record.sandbox:
+        typer.echo(record.sandbox)
     typer.echo(f"prompts  {record.template}, answers by {record.backend}")
     typer.echo(f"results  {result.out}" if result.out else "results  not kept; give --out FOLDER to keep them")
     typer.echo(f"time     {result.wall_s:.1f} s")

@@ -6,6 +6,7 @@ and started again it goes on. A changed request needs `overwrite`, which makes t
 """
 
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -21,12 +22,14 @@ from tclora.evaluation.cache import base_digest
 from tclora.evaluation.many import (
     Backend,
     EntrantAnswers,
+    JudgedStore,
     LmEvalBackend,
     OwnBackend,
     TaskValues,
     answer_json,
     answer_tasks,
     figures_of,
+    judged_name,
     score_task,
 )
 from tclora.evaluation.tasks.task import Task
@@ -61,8 +64,8 @@ def evaluate_many(request: EvaluateManyRequest, progress: Progress | None = None
     told, start = progress or Silent(), time.monotonic()
     out = None if request.out is None else Path(request.out).expanduser()
     _check_place(out)
-    plan = _in_sandbox(make_plan(request), told)
-    for note in plan.notes:
+    plan = make_plan(request)
+    for note in (*plan.notes, *([plan.sandbox] if plan.sandbox else [])):
         told.note(note)
     inputs = {**plan.inputs, "base": base_files_digest(request.base)}
     with _folder(out) as folder:
@@ -84,6 +87,7 @@ def plan_facts(request: EvaluateManyRequest) -> dict[str, object]:
         "n_questions": len(plan.entrants) * sum(len(task.items()) for task in plan.tasks),
         "pairs": [":".join(pair) for pair in plan.pairs],
         "runs_code": [task.name for task in plan.tasks if task.runs_code],
+        "sandbox": (plan.sandbox or "not needed").removeprefix("sandbox: "),
         "out": request.out,
         "notes": list(plan.notes),
     }
@@ -130,26 +134,11 @@ def _check_output(folder: Path, stage: Stage, overwrite: bool) -> None:
     )
 
 
-def _in_sandbox(plan: Plan, told: Progress) -> Plan:
-    """The plan with one sandbox, whose level is told and recorded, for the tasks that run code."""
-    if not any(task.runs_code for task in plan.tasks):
-        return plan
-    from tclora.evaluation.tasks import BuiltTask, in_sandbox
-    from tclora.sandbox import Sandbox
-
-    sandbox = Sandbox()
-    told.note(f"generated code runs in the sandbox: {json.dumps(sandbox.facts, default=str)}")
-    tasks = tuple(
-        in_sandbox(task, sandbox) if task.runs_code and isinstance(task, BuiltTask) else task for task in plan.tasks
-    )
-    facts = [{"name": task.name, "facts": dict(task.facts), "metrics": list(task.metrics)} for task in tasks]
-    return replace(plan, tasks=tasks, settings={**plan.settings, "tasks": facts})
-
-
 def _build(request: EvaluateManyRequest, plan: Plan, folder: Path, told: Progress) -> None:
     base = load_base(request.base)
     kind = LmEvalBackend if request.backend == "lm-eval" else OwnBackend
     backend: Backend = kind(base, batch_size=request.batch_size, seed=request.seed)
+    plan = _with_cut_prompts(plan, backend, base, told)
     answered = answer_tasks(
         base,
         plan.entrants,
@@ -158,7 +147,7 @@ def _build(request: EvaluateManyRequest, plan: Plan, folder: Path, told: Progres
         cache=folder / "cache",
         on_progress=lambda done, total: told.step("evaluate: tokens", done, total),
     )
-    values = [_scored(task, answered, told) for task in plan.tasks]
+    values = [_scored(task, answered, request.workers or _n_cpus(), folder / "cache", told) for task in plan.tasks]
     record = _record(request, plan, base, backend, answered, values)
     for name in ("results.json", "results.md"):
         (folder / name).unlink(missing_ok=True)
@@ -169,15 +158,38 @@ def _build(request: EvaluateManyRequest, plan: Plan, folder: Path, told: Progres
     write_json(folder / "results.json", to_json(record))
 
 
-def _scored(task: Task, answered: Sequence[EntrantAnswers], told: Progress) -> TaskValues:
-    total, done = len(answered) * len(task.items()), 0
+def _with_cut_prompts(plan: Plan, backend: Backend, base: Base, told: Progress) -> Plan:
+    """The plan with a note for every task whose prompts do not fit; told before the work, which may be long."""
+    cut = {task.name: (backend.n_truncated(task), len(task.items())) for task in plan.tasks}
+    notes = tuple(
+        f"{name}: {n} of {total} prompts are longer than the window of {base.max_length} tokens and lose their "
+        "beginning; fewer --shots make them shorter"
+        for name, (n, total) in cut.items()
+        if n
+    )
+    for note in notes:
+        told.note(note)
+    return replace(plan, notes=(*plan.notes, *notes))
 
-    def one() -> None:
-        nonlocal done
-        done += 1
-        told.step(f"score {task.name}", done, total)
 
-    return score_task(task, [own.answers[task.name] for own in answered], on_item=one)
+def _scored(task: Task, answered: Sequence[EntrantAnswers], workers: int, cache: Path, told: Progress) -> TaskValues:
+    kept = JudgedStore(cache / judged_name(task)) if task.runs_code else None
+    try:
+        return score_task(
+            task,
+            [own.answers[task.name] for own in answered],
+            workers=workers,
+            kept=kept,
+            on_progress=lambda done, total: told.step(f"score {task.name}", done, total),
+        )
+    finally:
+        if kept is not None:
+            kept.close()
+
+
+def _n_cpus() -> int:
+    # A container or a batch system may have lent fewer than the machine has.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _record(
@@ -207,6 +219,7 @@ def _record(
         macro_tasks=figures.macro_tasks,
         macro_chance=figures.macro_chance,
         notes=plan.notes,
+        sandbox=plan.sandbox,
     )
 
 

@@ -17,6 +17,7 @@ from tclora.evaluation.many import Entrant
 from tclora.evaluation.tasks.task import Item, Task
 from tclora.pipeline.base_check import check_base
 from tclora.pipeline.entrants import chosen_pairs, expand_entrants
+from tclora.pipeline.evaluate_sandbox import SANDBOXES, in_one_sandbox
 
 __all__ = ["EvaluateManyRequest", "Plan", "make_plan", "prompts_digest"]
 
@@ -30,6 +31,9 @@ class EvaluateManyRequest:
     tasks: tuple[str, ...] = ()
     limit: int | None = None
     shots: int | None = None
+    """Of every task; None: the task's own number."""
+    shots_of: tuple[tuple[str, int], ...] = ()
+    """Pairs of a task, as it stands in `tasks`, and its own number, which goes before `shots`."""
     batch_size: int = 16
     template: str = "plain"
     """`plain`: prompts as they are, as in lm-eval; `base`: instructions in the base's own template."""
@@ -37,6 +41,10 @@ class EvaluateManyRequest:
     seed: int = 0
     overwrite: bool = False
     allow_code_execution: bool = False
+    sandbox: str = "auto"
+    """`auto`, `bubblewrap`, `landlock`, or `unsafe-none`: programs run with the user's own rights."""
+    workers: int | None = None
+    """Programs run at once; None: one for each CPU."""
     data: str | None = None
     pairs: tuple[str, ...] = ()
     backend: str = "tclora"
@@ -56,6 +64,8 @@ class Plan:
     settings: dict[str, object]
     inputs: dict[str, str]
     notes: tuple[str, ...]
+    sandbox: str | None = None
+    """The sandbox in words, where a task runs code."""
 
 
 def make_plan(request: EvaluateManyRequest) -> Plan:
@@ -69,7 +79,7 @@ def make_plan(request: EvaluateManyRequest) -> Plan:
     pairs = chosen_pairs(entrants, request.pairs)
     adapters = {one.name: read_adapter(one.source) for one in entrants if one.source is not None}
     notes = check_base(list(adapters.values()), request.base.path)
-    tasks = _load_tasks(request)
+    tasks, sandbox = in_one_sandbox(_load_tasks(request), request.sandbox)
     settings: dict[str, object] = {
         "base": request.base.model_dump(mode="json", include={"dtype", "template", "max_length", "revision"}),
         "template": request.template,
@@ -81,7 +91,7 @@ def make_plan(request: EvaluateManyRequest) -> Plan:
     }
     inputs = {f"adapter {name}": _adapter_key(adapter) for name, adapter in adapters.items()}
     inputs |= {f"task {task.name}": prompts_digest(task.items()) for task in tasks}
-    return Plan(tuple(entrants), tasks, pairs, settings, inputs, tuple(notes))
+    return Plan(tuple(entrants), tasks, pairs, settings, inputs, tuple(notes), sandbox)
 
 
 def prompts_digest(items: Sequence[Item]) -> str:
@@ -102,11 +112,17 @@ def _adapter_key(adapter: Adapter) -> str:
 def _check_settings(request: EvaluateManyRequest) -> None:
     if not request.tasks:
         raise ConfigError("no task is named", where="--tasks", do="name tasks; `tclora tasks` lists them")
+    strange = [name for name, _ in request.shots_of if name not in request.tasks]
+    shots_fit = not request.shots_of or request.backend == "tclora"
     facts = [
+        (not strange, "--shots", ", ".join(strange), f"one of the tasks: {', '.join(request.tasks)}"),
+        (shots_fit, "--shots", "a number for one task", "one number for all with lm-eval"),
         (request.batch_size >= 1, "--batch-size", request.batch_size, "1 or more"),
         (request.n_bootstrap >= 100, "--n-bootstrap", request.n_bootstrap, "100 or more"),
         (request.template in ("plain", "base"), "--template", request.template, "plain or base"),
         (request.backend in ("tclora", "lm-eval"), "--backend", request.backend, "tclora or lm-eval"),
+        (request.sandbox in SANDBOXES, "--sandbox", request.sandbox, ", ".join(SANDBOXES)),
+        (request.workers is None or request.workers >= 1, "--workers", request.workers, "1 or more"),
         (not request.include_path or request.backend == "lm-eval", "--include-path", "given", "--backend lm-eval"),
         (request.data is None or request.backend == "tclora", "--data", "given", "--include-path with lm-eval"),
     ]
@@ -129,11 +145,12 @@ def _load_tasks(request: EvaluateManyRequest) -> tuple[Task, ...]:
 def _own_tasks(request: EvaluateManyRequest) -> tuple[Task, ...]:
     from tclora.evaluation.tasks import load_task
 
+    own = dict(request.shots_of)
     return tuple(
         load_task(
             word,
             data=None if request.data is None else _data_folder(request.data),
-            shots=request.shots,
+            shots=own.get(word, request.shots),
             limit=request.limit,
             seed=request.seed,
             plain=request.template == "plain",

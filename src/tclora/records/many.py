@@ -102,3 +102,5 @@ class ManyEvalRecord:
     macro_chance: float | None = None
     """The mean of the tasks' chances; None where one is not known."""
     notes: tuple[str, ...] = ()
+    sandbox: str | None = None
+    """The sandbox in which programs ran, in words; None: no task ran any."""

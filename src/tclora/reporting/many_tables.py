@@ -24,6 +24,8 @@ _NOTES = (
     "Differences are paired: both adapters answered the same items, and are resampled together. p is McNemar's exact "
     "test for values of 0 and 1, else from the bootstrap; Holm's correction is over all comparisons of one task and "
     "metric, and not over tasks and metrics.",
+    "A bootstrap interval without width means that all its values were alike (none right, or the same answers), "
+    "and not that the figure is certain.",
     "Chance is what a uniform guess would reach. Where a figure's interval holds it, nothing was shown to be learned.",
 )
 
@@ -31,7 +33,7 @@ _NOTES = (
 def many_table(record: ManyEvalRecord) -> Table:
     """The main table: a row for each adapter, a column for each task's main metric, the mean over tasks, and chance."""
     header = ["adapter", "rank"]
-    header += [f"{task.name}, {task.metrics[0]} (n={count(task.n)})" for task in record.tasks]
+    header += [f"{task.name}, {task.metrics[0]} (n={count(task.n)}){_unsafe(task)}" for task in record.tasks]
     figures = {(one.adapter, one.task, one.metric): one for one in record.figures}
     rows = [
         [one.name, str(one.rank), *[_cell(figures.get((one.name, t.name, t.metrics[0])), t) for t in record.tasks]]
@@ -98,7 +100,7 @@ def _settings(record: ManyEvalRecord) -> list[str]:
         f"prompts: {prompts} ({record.template}); answers by {record.backend}; seed {record.seed}; "
         f"{count(record.n_bootstrap)} resamples",
     ]
-    return [*lines, *record.notes]
+    return [*lines, *([record.sandbox] if record.sandbox else []), *record.notes]
 
 
 def _task_sections(record: ManyEvalRecord, task: ManyTaskRecord) -> list[str]:
@@ -107,7 +109,7 @@ def _task_sections(record: ManyEvalRecord, task: ManyTaskRecord) -> list[str]:
     sections = [f"## {escape(task.name)}", table(*many_task_table(record, task))]
     parts = _parts_table(record, task)
     sections += [table(*parts)] if parts[1] else []
-    said = escape(f"{count(task.n)} items{cut}. What decides the prompts: {facts}. Digest of all prompts:")
+    said = escape(f"{count(task.n)} items{cut}. What decides prompts and scores: {facts}. Digest of all prompts:")
     return [*sections, f"{said} `{task.prompts_sha256}`. The first prompt:", code_block(task.first_prompt)]
 
 
@@ -123,6 +125,12 @@ def _parts_table(record: ManyEvalRecord, task: ManyTaskRecord) -> Table:
         for label in labels
     ]
     return header, rows
+
+
+def _unsafe(task: ManyTaskRecord) -> str:
+    # Where nothing held a program back, it could have written its own verdict.
+    facts = task.facts.get("sandbox")
+    return ", NO SANDBOX" if isinstance(facts, dict) and facts.get("backend") == "none" else ""
 
 
 def _cell(figure: FigureRecord | None, task: ManyTaskRecord) -> str:

@@ -1,18 +1,21 @@
 """Several programs at once.
 
-In: calls that each return an `Outcome`. Out: the outcomes, in the order of the calls, whatever finishes first.
+In: calls that each run a program and return an `Outcome`, or what was made of it. Out: what they return, in the order
+of the calls, whatever finishes first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from tclora.errors import ConfigError
-from tclora.sandbox.outcome import Outcome
 
 __all__ = ["run_many"]
 
+T = TypeVar("T")
 
-def run_many(calls: Sequence[Callable[[], Outcome]], *, workers: int) -> Iterator[Outcome]:
+
+def run_many(calls: Sequence[Callable[[], T]], *, workers: int) -> Iterator[T]:
     """Make `calls` on `workers` threads; each thread waits for a jail of its own.
 
     Yields in the order of `calls`, each as soon as it and its predecessors are done. An error of one call, which is

@@ -5,6 +5,7 @@ from tclora.evaluation.many.asks import Asked, ask_items
 from tclora.evaluation.many.backend import Backend, LmEvalBackend, OwnBackend
 from tclora.evaluation.many.comparing import bootstrap_p, draw_means, mcnemar_p
 from tclora.evaluation.many.figures import MACRO, Figures, figures_of
+from tclora.evaluation.many.judged import JudgedStore, judged_name
 from tclora.evaluation.many.scoring import TaskValues, score_task
 from tclora.evaluation.many.store import AnswerStore, answer_json
 
@@ -16,6 +17,7 @@ __all__ = [
     "Entrant",
     "EntrantAnswers",
     "Figures",
+    "JudgedStore",
     "LmEvalBackend",
     "OwnBackend",
     "TaskValues",
@@ -25,6 +27,7 @@ __all__ = [
     "bootstrap_p",
     "draw_means",
     "figures_of",
+    "judged_name",
     "mcnemar_p",
     "score_task",
 ]

@@ -64,7 +64,8 @@ def answer_tasks(
     """
     digest = base_digest(base)
     total = len(entrants) * sum(sum(backend.costs(task)) for task in tasks)
-    done = 0
+    # What is on disk is told before any work, so that it does not pass for speed.
+    done = sum(_kept_cost(entrant, digest, tasks, backend, cache) for entrant in entrants)
 
     def tell(cost: int) -> None:
         nonlocal done
@@ -72,11 +73,10 @@ def answer_tasks(
         if on_progress is not None:
             on_progress(done, total)
 
+    tell(0)
     found = []
     for entrant in entrants:
-        adapter = None if entrant.source is None else read_adapter(entrant.source)
-        own = None if adapter is None else adapter_digest(adapter)
-        store = AnswerStore(cache / store_name(digest, own, backend.name))
+        adapter, own, store = _opened(entrant, digest, backend, cache)
         try:
             n_reused = _ask(base, adapter, tasks, backend, store, tell)
         finally:
@@ -85,6 +85,20 @@ def answer_tasks(
         rank = 0 if adapter is None else max(shape.r for shape in adapter.shapes.values())
         found.append(EntrantAnswers(entrant, answers, own, rank, n_reused))
     return found
+
+
+def _opened(
+    entrant: Entrant, digest: str, backend: Backend, cache: Path
+) -> tuple[Adapter | None, str | None, AnswerStore]:
+    adapter = None if entrant.source is None else read_adapter(entrant.source)
+    own = None if adapter is None else adapter_digest(adapter)
+    return adapter, own, AnswerStore(cache / store_name(digest, own, backend.name))
+
+
+def _kept_cost(entrant: Entrant, digest: str, tasks: Sequence[Task], backend: Backend, cache: Path) -> int:
+    store = _opened(entrant, digest, backend, cache)[2]
+    pairs = ((key, cost) for task in tasks for key, cost in zip(backend.keys(task), backend.costs(task), strict=True))
+    return sum(cost for key, cost in pairs if key in store)
 
 
 def _ask(
@@ -106,16 +120,18 @@ def _ask(
     idle = adapter is None or not any(missing.values())
     with nullcontext(base) if idle or adapter is None else attached(base, adapter):
         for task in tasks:
-            _ask_task(task, backend, store, tell)
+            _ask_task(task, missing[task.name], backend, store, tell)
     return n_reused
 
 
-def _ask_task(task: Task, backend: Backend, store: AnswerStore, tell: Callable[[int], None]) -> None:
+def _ask_task(
+    task: Task, missing: Sequence[int], backend: Backend, store: AnswerStore, tell: Callable[[int], None]
+) -> None:
     keys, costs = backend.keys(task), backend.costs(task)
-    # Of items that ask the same, only the first is asked.
-    firsts = {key: index for index, key in reversed(list(enumerate(keys))) if key not in store}
+    # Of items that ask the same, only the first is asked; another task may have asked it meanwhile.
+    firsts = {keys[index]: index for index in reversed(missing) if keys[index] not in store}
     wanted = sorted(firsts.values())
-    tell(sum(costs) - sum(costs[index] for index in wanted))
+    tell(sum(costs[index] for index in missing) - sum(costs[index] for index in wanted))
     for indices, answers in backend.answers(task, wanted) if wanted else ():
         store.add((keys[index], answer) for index, answer in zip(indices, answers, strict=True))
         tell(sum(costs[index] for index in indices))

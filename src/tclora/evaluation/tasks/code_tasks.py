@@ -57,7 +57,11 @@ class TestedBy:
 def _humaneval(request: Request) -> BuiltTask:
     """Python functions from their signature and docstring, run against hidden tests."""
     if request.shots:
-        raise ConfigError("humaneval has no examples to be shown", found=f"{request.shots} shots", do="ask for 0")
+        raise ConfigError(
+            "humaneval has no examples to be shown",
+            found=f"{request.shots} shots",
+            do="ask for 0; beside other tasks, --shots 3 humaneval=0",
+        )
     path = find_file("eval/humaneval", request.data)
     rows = chosen(rows_of(path), request, lambda row: as_text(row, "task_id"))
     items = tuple(_humaneval_item(row, request.plain) for row in rows)
