@@ -13,7 +13,9 @@ from tclora.errors import AdapterMismatchError, ArtifactError, ConfigError, Nume
 from tclora.merging import MERGE_METHODS, merge_adapters, parse_params
 from tclora.merging.learning import DistillParams, LearningProblem, learn_weights, read_learned, write_learned
 from tclora.merging.learning.answers import answered
-from tclora.merging.learning.imitation import divergences
+from tclora.merging.learning.lessons import divergence_sums, divergences, lessons_of
+from tclora.merging.learning.regmean import RegmeanParams, statistics_of
+from tclora.merging.learning.start import joint_start, regression_start
 from tclora.merging.learning.student import make_student
 from tclora.models import attached, collate, tokenize_prompt
 
@@ -22,7 +24,10 @@ POOLS = {
     "good": (Example("Say yes.", input="now", output="yes"), Example("Count.", output="one two")),
     "noise": (Example("Go.", output="x"), Example("Wait.", output="y")),
 }
+UNEVEN = POOLS | {"good": (*POOLS["good"], Example("Say no."), Example("Count back."))}
+UNEVEN = UNEVEN | {"noise": POOLS["noise"][:1], "opposite": POOLS["opposite"][:1]}
 QUICK = {"cp_rank": 3, "steps": 12, "max_new_tokens": 4}
+REGRESSION = QUICK | {"start": "regmean", "count": "prompts"}
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +72,29 @@ def test_the_divergence_is_its_definition_and_zero_for_the_teacher_itself(base, 
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)  # float32 logits over 4,096 words
     assert expected.max() > 0.01
     assert divergences(base, library[0], library[0], batch).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_a_teacher_asked_once_says_what_it_says_when_asked_again(base, library, with_head):
+    """Its hidden states are kept, or, where it changes the output layer itself, it is asked in every pass."""
+    head = {"lm_head": LoraFactors(torch.ones(1, 16), 0.1 * torch.arange(4096.0)[:, None] / 4096)}
+    teachers = [
+        make_adapter(a.name, dict(a.modules) | (head if with_head and a is library[0] else {})) for a in library
+    ]
+    pools = [
+        answered(base, teacher, pool, max_new_tokens=4, batch_size=2, seed=(k,))
+        for k, (teacher, pool) in enumerate(zip(teachers, POOLS.values(), strict=True))
+    ]
+    lessons = lessons_of(base, teachers, pools)
+    assert [[one.states is None for one in pool] for pool in lessons] == [[with_head] * 2, [False] * 2, [False] * 2]
+    student, n_found = library[1], 0
+    passes = divergence_sums(base, lambda: student, [one for pool in lessons for one in pool])
+    for some, sums in passes:
+        for one, found in zip(some, sums, strict=True):
+            expected = kl_by_hand(base, one.teacher, student, one.tokens.ids, one.tokens.n_prompt).sum()
+            assert float(found) == pytest.approx(float(expected), rel=1e-4, abs=1e-4)  # float32 logits, 4,096 words
+            n_found += 1
+    assert n_found == 6
 
 
 def test_answers_are_the_adapters_own_and_labels_are_never_read(base, library):
@@ -129,6 +157,67 @@ def test_the_result_has_the_rank_that_was_asked_for(library, learned):
     assert {shape.r for shape in merged(learned["factors"], library).shapes.values()} == {3}
 
 
+@pytest.fixture(scope="module")
+def from_regression(base, library):
+    return learn(base, library, REGRESSION, UNEVEN)
+
+
+def uneven_rows(base, library, names):
+    """As learning does: pools in the order of the digests, answers drawn by the seed and that place."""
+    by_name = {adapter.name: adapter for adapter in library}
+    return [by_name[name] for name in names], [
+        answered(base, by_name[name], UNEVEN[name], max_new_tokens=4, batch_size=32, seed=(3, k))
+        for k, name in enumerate(names)
+    ]
+
+
+def test_prompts_that_count_alike_are_a_mean_over_all_tokens(base, library, from_regression):
+    """Before and after are the divergence per token of all answers together, however uneven the pools."""
+    teachers, pools = uneven_rows(base, library, from_regression.adapters)
+    weights = [len(pool) / 6 for pool in pools]
+    start = regression_start(base, teachers, pools, rank=3, weights=weights, seed=3)
+    found = []
+    for one in (start, merged(from_regression, library)):
+        sums = [
+            kl_by_hand(base, teacher, one, row.ids, row.n_prompt).sum()
+            for teacher, pool in zip(teachers, pools, strict=True)
+            for row in pool
+        ]
+        found.append(float(sum(sums)) / sum(row.n_scored for pool in pools for row in pool))
+    # float32 sums over 4,096 words and two layers of hooks against one product.
+    assert [from_regression.loss_before, from_regression.loss_after] == pytest.approx(found, rel=1e-3)
+    assert from_regression.loss_after < from_regression.loss_before
+
+
+@pytest.mark.parametrize("count", ["pools", "prompts"])
+def test_the_start_is_the_regression_mean_of_the_same_rows(base, library, count):
+    """A step too small to see leaves the start, up to the stretch; its weights follow what is counted."""
+    names = [name for name in learn(base, library, REGRESSION | {"steps": 1}, UNEVEN).adapters]
+    teachers, pools = uneven_rows(base, library, names)
+    counts = [len(pool) if count == "prompts" else 1 for pool in pools]
+    weights = [one / sum(counts) for one in counts]
+    params = RegmeanParams(max_tokens=4096, rank=3)
+    statistics = tuple(statistics_of(base, teachers, pools, params, 3))
+    params = dataclasses.replace(params, statistics=statistics)
+    expected = dense(merge_adapters(teachers, "regmean", params=params, adapter_weights=weights).adapter)
+    found = dense(merged(learn(base, library, REGRESSION | {"count": count, "steps": 1, "lr": 1e-7}, UNEVEN), library))
+    ratios = {name: float((found[name] * expected[name]).sum() / expected[name].square().sum()) for name in expected}
+    assert max(ratios.values()) - min(ratios.values()) < 1e-4  # float32 factors, and steps of 1e-7
+    stretched = {name: ratios[name] * expected[name] for name in expected}
+    assert distance(found, stretched) < 1e-5
+
+
+def test_it_starts_at_another_place_than_the_joint_model(base, library, from_regression):
+    joint = learn(base, library, REGRESSION | {"start": "tc_lora"}, UNEVEN)
+    assert joint.loss_before != from_regression.loss_before
+
+
+def test_small_pools_keep_no_prompt_back_where_large_ones_do(base, library):
+    pools = {name: [Example(f"Say {k} {name}.") for k in range(9 if name == "good" else 2)] for name in POOLS}
+    few, many = (learn(base, library, QUICK | {"steps": 1, "count": count}, pools) for count in ("pools", "prompts"))
+    assert few.loss_before != many.loss_before
+
+
 def test_one_adapter_has_nothing_to_learn(base, library):
     """At its own rank it is its own joint model: the loss is 0 to rounding and it comes back."""
     alone = library[:1]
@@ -143,16 +232,22 @@ def test_one_adapter_takes_a_pool_without_a_name(base, library):
     assert learn(base, library[:1], QUICK | {"steps": 1}, POOLS["good"]).n_examples == 2
 
 
-@pytest.mark.parametrize("refit", ["factors", "terms"])
-def test_order_and_a_second_time_change_no_bit_and_it_can_be_kept(base, library, learned, tmp_path, refit):
-    again = learn(base, library[::-1], QUICK | {"refit": refit})
+@pytest.mark.parametrize("refit", ["factors", "terms", "regression"])
+def test_order_and_a_second_time_change_no_bit_and_it_can_be_kept(base, library, request, tmp_path, refit):
+    if refit == "regression":
+        learned = {refit: request.getfixturevalue("from_regression")}
+        again = learn(base, library[::-1], REGRESSION, UNEVEN)
+    else:
+        learned = request.getfixturevalue("learned")
+        again = learn(base, library[::-1], QUICK | {"refit": refit})
     for name, value in (("one", learned[refit]), ("two", again)):
         write_learned(value, tmp_path / name)
     for file in ("learned.json", "learned.safetensors"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     kept = read_learned(tmp_path / "one")
     assert kept.loss_after == learned[refit].loss_after
-    assert distance(dense(merged(kept, library, refit)), dense(merged(learned[refit], library, refit))) == 0
+    held = "terms" if refit == "terms" else "factors"
+    assert distance(dense(merged(kept, library, held)), dense(merged(learned[refit], library, held))) == 0
 
 
 def test_another_seed_draws_other_answers(base, library, learned):
@@ -190,6 +285,9 @@ def test_settings_out_of_range_are_refused():
             DistillParams(**wrong)
     with pytest.raises(ConfigError, match="factors"):
         parse_params("distill", {"factors": "mine"})
+    for wrong, known in (({"start": "mean"}, "regmean"), ({"count": "rows"}, "prompts")):
+        with pytest.raises(ConfigError, match=known):
+            parse_params("distill", wrong)
 
 
 def test_without_learning_it_says_what_to_do(library):
@@ -237,7 +335,7 @@ def test_a_student_steps_in_units_of_what_it_moves(library):
     ]
     for refit, times in (("terms", 10), ("factors", 10**0.5)):
         rates = [
-            [group["lr"] for group in make_student(given, 3, refit, torch.device("cpu")).groups(0.1)]
+            [group["lr"] for group in make_student(joint_start(given, 3), refit, torch.device("cpu")).groups(0.1)]
             for given in (library, larger)
         ]
         assert rates[1] == pytest.approx([times * rate for rate in rates[0]], rel=1e-3)  # the solver's tolerance

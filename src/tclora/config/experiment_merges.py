@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tclora.config.experiment import ExperimentSettings, Name
-from tclora.config.schema import Count
+from tclora.config.schema import Count, LearnShare
 
 __all__ = [
     "ContestantConfig",
@@ -56,6 +56,8 @@ class LearnConfig(_Part):
 
     rows: Count = 24
     """Rows of each cluster."""
+    share: LearnShare = "even"
+    """`size`: as many rows in all, from each cluster in proportion to its size."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -28,6 +28,7 @@ __all__ = [
 ControlName = Literal["multi_task", "multi_task_equal_parameters", "random_clusters", "per_task"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+LearnShare = Literal["even", "size"]
 ClusterAlgorithmName = Literal[
     "kmeans", "spherical_kmeans", "minibatch_kmeans", "agglomerative", "hdbscan", "spectral", "task", "random", "mbc"
 ]
@@ -238,6 +239,8 @@ class MergeConfig(_Settings):
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     learn_rows: Count = 32
     """Training rows of each cluster that a method which learns reads; others have no use for them."""
+    learn_share: LearnShare = "even"
+    """`size`: as many rows in all, from each cluster in proportion to its size."""
 
     @property
     def label(self) -> str:

@@ -2,15 +2,14 @@
 
 In: an open library and a contestant. Out: the parameters and weights to merge with. What was learned lies under the
 digest of the base, the adapters, the rows it read, the settings and the code of merging itself, so another version of a
-method learns again. It reads training rows, never one that is scored. Refused: as `learn_weights`.
+method learns again. It reads training rows, never one that is scored, and their responses only where it learns from
+labels. Refused: as `learn_weights`.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-
-import numpy as np
 
 import tclora
 from tclora.artifacts import digest_of
@@ -22,9 +21,10 @@ from tclora.merging import MERGE_METHODS, parse_params
 from tclora.merging.learning import LEARNED_NAME, Learned, LearningProblem, learn_weights, read_learned, write_learned
 from tclora.merging.method import Params
 from tclora.pipeline.experiment_library import OpenLibrary
+from tclora.pipeline.learn_rows import drawn_pools, without_responses
 from tclora.pipeline.progress import Progress
 
-__all__ = ["learned_settings"]
+__all__ = ["learned_settings", "learning_rows"]
 
 Weights = Mapping[str, tuple[float, ...]]
 # What decides the value that is learned, beside the version: a method under work is not what it was.
@@ -41,7 +41,7 @@ def learned_settings(
     """
     method = contestant.method or ""
     params, adapters = parse_params(method, contestant.params), library.of(contestant.of)
-    examples = _examples(library, contestant)
+    examples = learning_rows(_files(library, contestant.of), contestant)
     keys = {name: [row.key for row in rows] for name, rows in examples.items()}
     asked = [method, contestant.params, contestant.learn.seed, keys, library.scorer.base_key, _sources_digest()]
     folder = work / "learned" / digest_of([*asked, [adapter_digest(adapter) for adapter in adapters]])
@@ -58,6 +58,22 @@ def learned_settings(
     return learned.settle(params, adapters)
 
 
+def learning_rows(files: Mapping[str, Path], contestant: ContestantConfig) -> dict[str, list[Example]]:
+    """Some training rows of each adapter, drawn by the seed; without responses unless the method learns from labels."""
+    asked = contestant.learn
+    rows = {name: read_examples(path) for name, path in files.items()}
+    pools = drawn_pools(rows, asked.rows, asked.share, asked.seed)
+    if _labelled(contestant.method or ""):
+        return pools
+    return {name: without_responses(pool) for name, pool in pools.items()}
+
+
+def _files(library: OpenLibrary, whose: str) -> dict[str, Path]:
+    """The training rows of each adapter."""
+    folder = library.run.cluster if whose == "library" else library.run.controls / "data" / "random-clusters"
+    return {adapter.name: folder / f"{adapter.name}.train.jsonl" for adapter in library.of(whose)}
+
+
 def _read(folder: Path) -> Learned | None:
     if not (folder / LEARNED_NAME).is_file():
         return None
@@ -69,24 +85,6 @@ def _read(folder: Path) -> Learned | None:
 
 def _labelled(method: str) -> bool:
     return bool(MERGE_METHODS.entry(method).facts.get("labelled"))
-
-
-def _examples(library: OpenLibrary, contestant: ContestantConfig) -> dict[str, list[Example]]:
-    """Some training rows of each adapter, drawn by the seed."""
-    found = {}
-    for index, adapter in enumerate(library.of(contestant.of)):
-        if contestant.of == "library":
-            path = library.run.cluster / f"{adapter.name}.train.jsonl"
-        else:
-            path = library.run.controls / "data" / "random-clusters" / f"{adapter.name}.train.jsonl"
-        rows = read_examples(path)
-        found[adapter.name] = _drawn(rows, contestant.learn.rows, [contestant.learn.seed, 1, index])
-    return found
-
-
-def _drawn(rows: Sequence[Example], k: int, key: list[int]) -> list[Example]:
-    chosen = np.random.default_rng(key).permutation(len(rows))[:k]
-    return [rows[int(i)] for i in sorted(chosen)]
 
 
 @cache

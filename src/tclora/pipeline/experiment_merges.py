@@ -130,7 +130,7 @@ def _check_merge(name: str, one: ContestantConfig) -> None:
     rank: object = one.output_rank
     if rank is not None and (not isinstance(rank, int) or isinstance(rank, bool) or rank < 1):
         raise ConfigError("a rank is a whole number of 1 or more", where=f"contestants.{name}", found=rank)
-    if one.weights == "size" and "learns" in facts and not facts.get("statistics"):
+    if one.weights == "size" and "learns" in facts and not facts.get("takes_weights"):
         raise ConfigError(
             f"'{method}' learns its weights", where=f"contestants.{name}", found="weights: size", do="leave weights out"
         )

@@ -113,7 +113,7 @@ def merge_stage(job: ExtendJob, entries: Sequence[LibraryEntry], told: Progress)
         settings = merge.model_dump(mode="json") | {"adapters": made}
         settings |= {"params": asdict(cast(Any, parse_params(merge.method, merge.params)))}
         if not learns(merge.method):
-            del settings["learn_rows"]
+            del settings["learn_rows"], settings["learn_share"]
         stage = job.stage(f"merge/{merge.label}", settings)
         run_stage(stage, lambda folder, merge=merge: _merge(job, merge, entries, folder, told), told)
     return tuple(merge.label for merge in job.config.merge)

@@ -9,16 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from tclora.adapters import Adapter
 from tclora.config import BaseModelConfig, MergeConfig
-from tclora.data import Example, read_examples
+from tclora.data import read_examples
 from tclora.errors import ConfigError
 from tclora.merging import MERGE_METHODS, parse_params
 from tclora.merging.learning import Learned, LearningProblem, learn_weights, learns
 from tclora.merging.method import Params
 from tclora.models import load_base
+from tclora.pipeline.learn_rows import drawn_pools
 
 __all__ = ["RowSources", "check_run_learning", "learn_in_run", "row_files"]
 
@@ -84,18 +83,12 @@ def learn_in_run(
     """
     params = parse_params(merge.method, merge.params)
     labelled = bool(MERGE_METHODS.entry(merge.method).facts["labelled"])
-    pools: dict[str, Sequence[Example]] = {}
-    for index, (adapter, file) in enumerate(zip(adapters, sources.files, strict=True)):
-        rows = read_examples(Path(file), require_output=labelled)
-        pools[adapter.name] = _drawn(rows, merge.learn_rows, [sources.seed, 1, index])
+    named = zip(adapters, sources.files, strict=True)
+    rows = {adapter.name: read_examples(Path(file), require_output=labelled) for adapter, file in named}
+    pools = drawn_pools(rows, merge.learn_rows, merge.learn_share, sources.seed)
     # Weights from labels are of one mixture; what is learned without them is of each adapter's own inputs.
     examples = [row for rows in pools.values() for row in rows] if labelled else pools
     problem = LearningProblem(load_base(sources.base), examples, sources.seed)
     learned = learn_weights(merge.method, adapters, problem, params=params, on_progress=told)
     settled, weights = learned.settle(params, adapters)
     return settled, weights, learned
-
-
-def _drawn(rows: Sequence[Example], k: int, key: list[int]) -> list[Example]:
-    chosen = np.random.default_rng(key).permutation(len(rows))[:k]
-    return [rows[int(i)] for i in sorted(chosen)]

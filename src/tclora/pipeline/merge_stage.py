@@ -115,7 +115,7 @@ def _job(config: RunConfig, merge: MergeConfig, source: MergeSource) -> _MergeJo
     settings = merge.model_dump(mode="json") | {"params": asdict(cast(Any, parse_params(merge.method, merge.params)))}
     sources = RowSources(config.base, source.rows, config.seed) if learns(merge.method) else None
     if sources is None:
-        del settings["learn_rows"]
+        del settings["learn_rows"], settings["learn_share"]
     stage = Stage(f"merge {label}", source.out / merge.label, settings, inputs, config.seed)
     command = f"tclora run ({config.name}, merge '{label}')"
     return _MergeJob(label, command, merge, source.adapters, source.sizes, stage, sources)

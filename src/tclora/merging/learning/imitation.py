@@ -1,25 +1,29 @@
 """Moving a student's free numbers until it predicts what each teacher predicts on that teacher's own rows.
 
-In: a base, teachers, one pool of rows per teacher, a `Student`. Out: the mean divergence in nats per scored token on
-the rows kept back, before and after; the student is changed in place. A step takes a batch from each pool; the loss
-is the mean over the pools of the mean KL(teacher || student) per token. Refused: a loss or gradient that is not finite.
+In: a base, teachers, one pool of rows per teacher, a `Student`. Out: the mean divergence KL(teacher || student) in nats
+per scored token on the rows kept back, before and after; the student is changed in place. Two means are offered.
+`pools`: a step takes a batch from each pool, and every pool counts alike. `prompts`: a step takes as many rows from all
+pools together, and every token counts alike, so what comes up more often, or is answered at more length, counts more.
+Refused: a loss or gradient that is not finite.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
 from tclora.adapters import Adapter
 from tclora.errors import NumericalError
+from tclora.merging.learning.lessons import Lesson, divergence_sums, lessons_of
 from tclora.merging.learning.student import Student
-from tclora.models import Base, TokenBatch, Tokens, attached, batches_by_length, collate, max_pass_tokens
-from tclora.models.scoring import scored_logits
-from tclora.shapes import Float
+from tclora.models import Base, Tokens
 
-__all__ = ["Imitation", "divergences", "imitate"]
+__all__ = ["Count", "Imitation", "imitate"]
+
+Count = Literal["pools", "prompts"]
 
 _KEPT_BACK = 8
 """One row in so many of a pool is kept back, where the pool has as many."""
@@ -28,12 +32,11 @@ _LOOKS = 5
 _STRETCHES = (1.5, 2.25, 3.4, 5.0)
 """Scales of the start that are tried, beside 1: a mean of many adapters is shorter than what serves them best."""
 _START_ROWS = 4
-_MAX_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
 class Imitation:
-    """Teachers with their rows, and Adam's settings; `batch_size` is per pool."""
+    """Teachers with their rows, and Adam's settings; a step takes `batch_size` rows for each pool there is."""
 
     base: Base
     teachers: Sequence[Adapter]
@@ -42,15 +45,7 @@ class Imitation:
     steps: int
     batch_size: int
     seed: int
-
-
-def divergences(base: Base, teacher: Adapter, student: Adapter, batch: TokenBatch) -> Float[torch.Tensor, " n_scored"]:
-    """KL(teacher || student) of the next token at each scored position, in nats; a gradient reaches the student."""
-    with torch.no_grad(), attached(base, teacher):
-        wanted = torch.log_softmax(scored_logits(base, batch)(slice(None)).float(), dim=-1)
-    with attached(base, student):
-        found = torch.log_softmax(scored_logits(base, batch)(slice(None)).float(), dim=-1)
-    return (wanted.exp() * (wanted - found)).sum(dim=-1)
+    count: Count = "pools"
 
 
 def imitate(setting: Imitation, student: Student, told: Callable[[int], None]) -> tuple[float, float]:
@@ -65,17 +60,16 @@ def imitate(setting: Imitation, student: Student, told: Callable[[int], None]) -
 
     Source: Kingma and Ba 2014, arXiv 1412.6980 (Adam).
     """
-    moving, kept_back = _split(setting)
+    moving, kept_back = _split(setting, lessons_of(setting.base, setting.teachers, setting.pools))
     before = _loss(setting, student, kept_back)
     _stretch(setting, student, moving)
     optimizer = torch.optim.Adam(student.groups(setting.lr))
     rates = [group["lr"] for group in optimizer.param_groups]
     best, state = _loss(setting, student, kept_back), student.copy()
-    draws = [_batches(setting, pool, k) for k, pool in enumerate(moving)]
-    for step, rows in enumerate(zip(*draws, strict=True)):
+    for step, lessons in enumerate(_batches(setting, moving)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - step / setting.steps)
-        loss = _backward(setting, student, rows)
+        loss = _backward(setting, student, lessons)
         _check(step, loss, student)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -87,22 +81,26 @@ def imitate(setting: Imitation, student: Student, told: Callable[[int], None]) -
     return before, best
 
 
-def _split(setting: Imitation) -> tuple[list[list[Tokens]], list[list[Tokens]]]:
-    """The rows that move the student and those kept back; both are all rows where any pool is small."""
-    if min(map(len, setting.pools)) < _KEPT_BACK:
-        return [list(pool) for pool in setting.pools], [list(pool) for pool in setting.pools]
+def _split(setting: Imitation, pools: list[list[Lesson]]) -> tuple[list[list[Lesson]], list[Lesson]]:
+    """The lessons that move the student, by pool, and those kept back; where pools are small both are all of them.
+
+    Pools that count alike must all be large enough; where prompts count, a small pool may keep back none.
+    """
+    sizes = [len(pool) for pool in pools]
+    if (max if setting.count == "prompts" else min)(sizes) < _KEPT_BACK:
+        return pools, [one for pool in pools for one in pool]
     moving, kept_back = [], []
-    for k, pool in enumerate(setting.pools):
+    for k, pool in enumerate(pools):
         order = np.random.default_rng([setting.seed, k, 0]).permutation(len(pool))
         n_back = len(pool) // _KEPT_BACK
-        kept_back.append([pool[i] for i in order[:n_back]])
+        kept_back += [pool[i] for i in order[:n_back]]
         moving.append([pool[i] for i in order[n_back:]])
     return moving, kept_back
 
 
-def _stretch(setting: Imitation, student: Student, pools: Sequence[Sequence[Tokens]]) -> None:
+def _stretch(setting: Imitation, student: Student, pools: Sequence[Sequence[Lesson]]) -> None:
     """Walk up the scales while the loss on a few rows of each pool falls."""
-    few = [pool[:_START_ROWS] for pool in pools]
+    few = _some(setting, pools)
     lowest, held = _loss(setting, student, few), 1.0
     for scale in _STRETCHES:
         kept = student.copy()
@@ -114,40 +112,52 @@ def _stretch(setting: Imitation, student: Student, pools: Sequence[Sequence[Toke
         lowest, held = loss, scale
 
 
+def _some(setting: Imitation, pools: Sequence[Sequence[Lesson]]) -> list[Lesson]:
+    """A few lessons of each pool, or as many of the mix."""
+    if setting.count == "pools":
+        return [one for pool in pools for one in pool[:_START_ROWS]]
+    mix = [one for pool in pools for one in pool]
+    order = np.random.default_rng([setting.seed, 2]).permutation(len(mix))
+    return [mix[i] for i in order[: _START_ROWS * len(pools)]]
+
+
 @torch.no_grad()
-def _loss(setting: Imitation, student: Student, pools: Sequence[Sequence[Tokens]]) -> float:
-    adapter, means = student.adapter(), []
-    for teacher, rows in zip(setting.teachers, pools, strict=True):
-        sums = [
-            float(divergences(setting.base, teacher, adapter, batch).double().sum()) for batch in _passes(setting, rows)
-        ]
-        means.append(sum(sums) / max(1, sum(row.n_scored for row in rows)))
-    return sum(means) / len(means)
+def _loss(setting: Imitation, student: Student, lessons: Sequence[Lesson]) -> float:
+    shares, passes = _shares(setting, lessons), divergence_sums(setting.base, student.adapter, lessons)
+    return sum(float(value) * shares[one.pool] for some, sums in passes for one, value in zip(some, sums, strict=True))
 
 
-def _backward(setting: Imitation, student: Student, pools: Sequence[Sequence[Tokens]]) -> float:
-    whole = 0.0
-    for teacher, rows in zip(setting.teachers, pools, strict=True):
-        n_scored = max(1, sum(row.n_scored for row in rows)) * len(pools)
-        for batch in _passes(setting, rows):
-            loss = divergences(setting.base, teacher, student.adapter(), batch).sum() / n_scored
-            loss.backward()
-            whole += float(loss.detach())
+def _backward(setting: Imitation, student: Student, lessons: Sequence[Lesson]) -> float:
+    shares, whole = _shares(setting, lessons), 0.0
+    for some, sums in divergence_sums(setting.base, student.adapter, lessons):
+        loss = (sums * sums.new_tensor([shares[one.pool] for one in some])).sum()
+        loss.backward()
+        whole += float(loss.detach())
     return whole
 
 
-def _passes(setting: Imitation, rows: Sequence[Tokens]) -> Iterator[TokenBatch]:
-    """Rows of similar length together, no more than memory and speed allow."""
-    device = setting.base.device
-    vocabulary = setting.base.model.config.get_text_config().vocab_size
-    longest = max(len(row.ids) for row in rows)
-    size = max(1, min(len(rows), max_pass_tokens(device) // longest, _MAX_LOGITS // (vocabulary * longest)))
-    for indices in batches_by_length([len(row.ids) for row in rows], size, device):
-        yield collate([rows[index] for index in indices], device=device)
+def _shares(setting: Imitation, lessons: Sequence[Lesson]) -> dict[int, float]:
+    """What a token of each pool counts in the mean over these lessons."""
+    n_scored: dict[int, int] = {}
+    for one in lessons:
+        n_scored[one.pool] = n_scored.get(one.pool, 0) + one.tokens.n_scored
+    if setting.count == "prompts":
+        return dict.fromkeys(n_scored, 1 / max(1, sum(n_scored.values())))
+    return {pool: 1 / (max(1, n) * len(n_scored)) for pool, n in n_scored.items()}
 
 
-def _batches(setting: Imitation, pool: Sequence[Tokens], k: int) -> Iterator[list[Tokens]]:
-    generator, size = np.random.default_rng([setting.seed, k, 1]), min(setting.batch_size, len(pool))
+def _batches(setting: Imitation, pools: Sequence[Sequence[Lesson]]) -> Iterator[list[Lesson]]:
+    if setting.count == "prompts":
+        mix = [one for pool in pools for one in pool]
+        yield from _drawn(setting, mix, setting.batch_size * len(pools), len(pools))
+        return
+    draws = [_drawn(setting, pool, setting.batch_size, k) for k, pool in enumerate(pools)]
+    for drawn in zip(*draws, strict=True):
+        yield [one for lessons in drawn for one in lessons]
+
+
+def _drawn(setting: Imitation, pool: Sequence[Lesson], size: int, k: int) -> Iterator[list[Lesson]]:
+    generator, size = np.random.default_rng([setting.seed, k, 1]), min(size, len(pool))
     waiting: list[int] = []
     for _ in range(setting.steps):
         if len(waiting) < size:

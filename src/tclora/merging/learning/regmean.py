@@ -6,7 +6,7 @@ float32 per site and adapter. Refused: one pool for all together with the base's
 statistics are equal and the result is the plain mean.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
@@ -22,7 +22,7 @@ from tclora.merging.learning.problem import LearningProblem, example_pools, inpu
 from tclora.merging.learning.statistics import AdapterStatistics, InputRows
 from tclora.models import Base, Tokens, attached, module_inputs
 
-__all__ = ["RegmeanParams", "learn_regmean"]
+__all__ = ["RegmeanParams", "learn_regmean", "statistics_of"]
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,12 @@ def learn_regmean(
             expected="examples of each adapter's own task",
             do="give examples per adapter, NAME=FILE, or use active=adapter",
         )
-    names = module_names(adapters)
     pools = _answered_pools(problem, adapters, params) if params.answer_tokens else input_pools(problem, adapters)
-    widths = {name: shape.d_in for adapter in adapters for name, shape in adapter.shapes.items()}
     found = []
-    for index, adapter in enumerate(adapters):
-        rows = _some(pools[index % len(pools)], params.max_tokens, np.random.default_rng([problem.seed, index]))
-        hooked = attached(problem.base, adapter) if params.active == "adapter" else nullcontext()
-        with hooked:
-            found.append(_statistics(problem.base, names, widths, rows, params.batch_size))
+    for one in statistics_of(problem.base, adapters, pools, params, problem.seed):
+        found.append(one)
         if on_progress is not None:
-            on_progress(index + 1, len(adapters))
+            on_progress(len(found), len(adapters))
     settings = asdict(replace(params, statistics=None))
     del settings["statistics"]
     return learned_from(
@@ -115,6 +110,22 @@ def learn_regmean(
         adapters,
         statistics=tuple(found),
     )
+
+
+def statistics_of(
+    base: Base, adapters: Sequence[Adapter], pools: Sequence[Sequence[Tokens]], params: RegmeanParams, seed: int
+) -> Iterator[AdapterStatistics]:
+    """The statistics of each adapter in turn, on its own pool of rows or, with fewer pools, on one in turn.
+
+    Raises:
+        AdapterMismatchError: an adapter does not fit the base.
+    """
+    names = module_names(adapters)
+    widths = {name: shape.d_in for adapter in adapters for name, shape in adapter.shapes.items()}
+    for index, adapter in enumerate(adapters):
+        rows = _some(pools[index % len(pools)], params.max_tokens, np.random.default_rng([seed, index]))
+        with attached(base, adapter) if params.active == "adapter" else nullcontext():
+            yield _statistics(base, names, widths, rows, params.batch_size)
 
 
 def _answered_pools(problem: LearningProblem, adapters: Sequence[Adapter], params: RegmeanParams) -> list[list[Tokens]]:

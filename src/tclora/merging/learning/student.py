@@ -1,9 +1,8 @@
-"""A merged adapter of which some numbers may change: what a refit moves, and the start it is moved from.
+"""A merged adapter of which some numbers may change.
 
-In: the adapters and a rank. Out: a `Student`, which starts as the joint CP model of the adapters (`tc_lora`, rule
-`mean`) and is an ordinary adapter of that rank at any moment. Free are either one number per CP term and module, with
-all directions kept, or every entry of the factors. Sizes of steps are relative to what moves, so that no setting
-depends on the units of an adapter.
+In: an adapter to start from. Out: a `Student`, an ordinary adapter of the same ranks at any moment. Free are either one
+number per term and module, a term being a column of `lora_b` with its row of `lora_a`, or every entry of the factors.
+Sizes of steps are relative to what moves, so that no setting depends on the units of an adapter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,12 +71,8 @@ class Student:
         }
 
 
-def make_student(adapters: Sequence[Adapter], cp_rank: int, refit: Refit, device: torch.device) -> Student:
-    """The joint CP model of the adapters at `cp_rank`, its terms by their mean coordinates, as a student."""
-    # Merging loads every method, and this one among them.
-    from tclora.merging.merge import merge_adapters
-
-    start = merge_adapters(adapters, "tc_lora", params={"cp_rank": cp_rank}, workers=1).adapter
+def make_student(start: Adapter, refit: Refit, device: torch.device) -> Student:
+    """A student that is `start` until it is moved."""
     downs, ups, sizes = {}, {}, {}
     for name, factors in start.modules.items():
         down, up = (side.to(device, torch.float32).clone() for side in (factors.lora_a, factors.lora_b))
