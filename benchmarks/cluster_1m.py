@@ -149,7 +149,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--clusters", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--restarts", type=int, default=1)
+    parser.add_argument(
+        "--restarts", type=int, default=10, help="starts of k-means; 10 are the paper's and our default"
+    )
     parser.add_argument("--max-iter", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--noise", type=float, default=6.0, help="of each coordinate; those of a center have size 1")
