@@ -10,13 +10,19 @@ from torch import Tensor
 from tclora.algebra.compress import CompressedStack
 from tclora.shapes import Float
 
-__all__ = ["adapter_sizes", "unit_coordinates"]
+__all__ = ["adapter_sizes", "largest_values", "unit_coordinates"]
 
 
 def adapter_sizes(compressed: CompressedStack) -> Float[Tensor, "m n"]:
     """The Frobenius norm of every adapter's delta."""
     values = compressed.singular_values()
     return torch.stack([torch.linalg.vector_norm(values[:, b], dim=1) for b in compressed.blocks()], dim=1)
+
+
+def largest_values(compressed: CompressedStack, values: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:
+    """For every column the largest singular value of its adapter; the first of the block, for they descend."""
+    first = [values[:, b][:, :1].expand(-1, b.stop - b.start) for b in compressed.blocks()]
+    return torch.cat(first, dim=1)
 
 
 def unit_coordinates(compressed: CompressedStack) -> Float[Tensor, "m n n"]:

@@ -15,17 +15,22 @@ from tclora.config.load import read_yaml, validate
 from tclora.config.schema import Count
 from tclora.errors import ConfigError
 
-__all__ = ["ExperimentSettings", "Name", "Seed", "experiment_settings", "read_experiment"]
+__all__ = ["ExperimentSettings", "Name", "Part", "Seed", "Value", "experiment_settings", "read_experiment"]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._=,+-]{0,59}$")]
 Seed = Annotated[int, Field(ge=0)]
+Value = bool | int | float | str | None
 Kind = TypeVar("Kind", bound="ExperimentSettings")
 
 
-class ExperimentSettings(BaseModel):
-    """What every kind of experiment has."""
+class Part(BaseModel):
+    """A part of an experiment's settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ExperimentSettings(Part):
+    """What every kind of experiment has."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     kind: str = "merges"

@@ -7,9 +7,9 @@ mean nothing (a rival, a reference, a library), settings that a contestant's kin
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from tclora.config.experiment import ExperimentSettings, Name
+from tclora.config.experiment import ExperimentSettings, Name, Part, Value
 from tclora.config.schema import Count, LearnShare
 
 __all__ = [
@@ -25,14 +25,9 @@ __all__ = [
 ]
 
 ContestantKind = Literal["merge", "base", "best_single", "routed", "multi_task", "random_factors"]
-Value = bool | int | float | str | None
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class LibraryConfig(_Part):
+class LibraryConfig(Part):
     """A run whose adapters are merged: its file, what differs from it, and where the run of each seed lies."""
 
     run: str
@@ -51,7 +46,7 @@ class LibraryConfig(_Part):
         return self
 
 
-class LearnConfig(_Part):
+class LearnConfig(Part):
     """What a method that learns may read: training rows, without their responses unless it learns from labels."""
 
     rows: Count = 24
@@ -61,7 +56,7 @@ class LearnConfig(_Part):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class SweepConfig(_Part):
+class SweepConfig(Part):
     """One contestant for every value of one setting."""
 
     over: str
@@ -69,7 +64,7 @@ class SweepConfig(_Part):
     values: tuple[Value, ...] = Field(min_length=1)
 
 
-class ContestantConfig(_Part):
+class ContestantConfig(Part):
     """Who takes part: a merge of the library, or something that merges are compared with."""
 
     kind: ContestantKind = "merge"
@@ -114,7 +109,7 @@ class ContestantConfig(_Part):
         return None if self.scale == "choose" else float(self.scale)
 
 
-class RowsConfig(_Part):
+class RowsConfig(Part):
     """Rows at most. Dev rows fall by a hash into `choose`, where scales are chosen, and `report`, where nothing is."""
 
     choose: Count = 300
@@ -123,7 +118,7 @@ class RowsConfig(_Part):
     """Of the task families that no adapter saw. They choose nothing."""
 
 
-class ScalesConfig(_Part):
+class ScalesConfig(Part):
     """How a contestant's scale is looked for on the rows of `choose`."""
 
     grid: tuple[Annotated[float, Field(gt=0)], ...] = (0.03, 0.1, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
@@ -139,14 +134,14 @@ class ScalesConfig(_Part):
         return self
 
 
-class ExactMatchConfig(_Part):
+class ExactMatchConfig(Part):
     """Answers to the first rows of `report`, generated greedily and compared with the right one."""
 
     rows: Annotated[int, Field(ge=0)] = 0
     max_new_tokens: Count = 32
 
 
-class GapConfig(_Part):
+class GapConfig(Part):
     """The two contestants between which a share of the gap is closed: 0 at `start`, 1 at `end`."""
 
     start: str = "mean"

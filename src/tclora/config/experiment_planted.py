@@ -8,23 +8,18 @@ adapters do not have, a rival or a shown rank that takes no part.
 from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from tclora.config.experiment import ExperimentSettings, Name
+from tclora.config.experiment import ExperimentSettings, Name, Part, Value
 from tclora.config.schema import Count
 
 __all__ = ["PlantConfig", "PlantedMergeConfig", "PlantedSettings", "StabilityConfig"]
 
-Value = bool | int | float | str | None
 Number = bool | int | float
 OutputRank = Count | Literal["full"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PlantConfig(_Part):
+class PlantConfig(Part):
     """What is planted, where a grid does not say otherwise."""
 
     n_adapters: Count = 6
@@ -53,7 +48,7 @@ class PlantConfig(_Part):
         return PlantConfig.model_validate(self.model_dump() | point)
 
 
-class PlantedMergeConfig(_Part):
+class PlantedMergeConfig(Part):
     """A merge that takes part."""
 
     method: str | None = None
@@ -63,7 +58,7 @@ class PlantedMergeConfig(_Part):
     """The parameter that takes the output rank; None: the result is cut to it by an SVD of each module."""
 
 
-class StabilityConfig(_Part):
+class StabilityConfig(Part):
     """How CP depends on its start, its sweeps, the noise and its number of terms."""
 
     adapters: PlantConfig = PlantConfig(rank=5, n_shared=5, spread=0.7)

@@ -6,9 +6,9 @@ own; the test asks for both at once. Refused: pairs that stand twice, a rival or
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from tclora.config.experiment import ExperimentSettings, Name
+from tclora.config.experiment import ExperimentSettings, Name, Part, Value
 from tclora.config.experiment_merges import GapConfig
 from tclora.config.schema import BaseModelConfig, Count, TrainConfig
 
@@ -16,14 +16,9 @@ __all__ = ["CONTROLS", "PairConfig", "SizeConfig", "SkillMergeConfig", "SkillsSe
 
 CONTROLS = ("base", "content only", "format only", "multi_task", "oracle")
 """Who takes part without being a merge."""
-Value = bool | int | float | str | None
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class PairConfig(_Part):
+class PairConfig(Part):
     """A content skill and a format skill, by the names that `tclora.testbeds` gives them."""
 
     content: str
@@ -35,7 +30,7 @@ class PairConfig(_Part):
         return f"{self.content} + {self.format}"
 
 
-class SizeConfig(_Part):
+class SizeConfig(Part):
     """How hard the skills are and how much is trained."""
 
     level: Literal[1, 2, 3] = 1
@@ -46,7 +41,7 @@ class SizeConfig(_Part):
     """Optimizer steps of an adapter of one skill and of the oracle; the multi-task adapter has twice as many."""
 
 
-class SkillMergeConfig(_Part):
+class SkillMergeConfig(Part):
     """A merge that takes part."""
 
     method: str | None = None

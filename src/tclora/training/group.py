@@ -20,12 +20,11 @@ from tclora.shapes import Float
 from tclora.training.data import mean_loss
 from tclora.training.member import Member
 from tclora.training.packing import Chunk, cut_batch, join_chunks, pass_tensors
+from tclora.training.plan import loss_scale
 from tclora.training.shared_base import SharedBase
 
 __all__ = ["Group", "run_group"]
 
-_FLOAT16_SCALE = 1024.0
-"""As in the training of one adapter: a fixed power of two keeps no state to save."""
 _MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens of a pass where the settings leave it open; on two cores of a CPU larger passes were no faster."""
 
@@ -100,7 +99,7 @@ def _resume(group: Group) -> None:
 
 def _round(group: Group, active: Sequence[int]) -> None:
     """One optimizer step of every active member."""
-    scale = _FLOAT16_SCALE if group.autocast == "float16" else 1.0
+    scale = loss_scale(group.autocast)
     totals = torch.zeros(len(group.members), dtype=torch.float64, device=group.device)
     chunks = [chunk for index in active for chunk in _chunks(group, index)]
     for some in join_chunks(chunks, packed=group.packed, max_tokens=group.max_tokens):

@@ -18,12 +18,9 @@ from tclora.errors import NumericalError
 from tclora.models import Base, Tokens, collate, max_pass_tokens, token_losses
 from tclora.training.checkpoint import load_newest, restore_optimizer, save_checkpoint
 from tclora.training.lora import drawing_from
-from tclora.training.plan import Plan, learning_rate, split_rows
+from tclora.training.plan import Plan, learning_rate, loss_scale, split_rows
 
 __all__ = ["Run", "run_steps"]
-
-_FLOAT16_SCALE = 1024.0
-"""float16 gradients of a small loss underflow; a fixed power of two moves them up and keeps no state to save."""
 
 _PASS_COST = {"cpu": 128, "cuda": 4096}
 """What a forward and backward pass costs on top of its tokens, in tokens."""
@@ -79,7 +76,7 @@ def _resume(run: Run, weights: Mapping[str, torch.nn.Parameter], optimizer: torc
 
 
 def _step(run: Run, weights: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, step: int) -> float:
-    scale = _FLOAT16_SCALE if run.params.autocast == "float16" else 1.0
+    scale = loss_scale(run.params.autocast)
     with drawing_from(run.base.device, run.seed, step):
         loss = _backward(run, run.plan.batches[step], scale)
     for weight in weights.values():

@@ -15,7 +15,10 @@ import numpy as np
 from tclora.config import TrainConfig
 from tclora.models import Tokens
 
-__all__ = ["Plan", "expected_steps", "learning_rate", "plan_batches", "split_rows"]
+__all__ = ["Plan", "expected_steps", "learning_rate", "loss_scale", "plan_batches", "split_rows"]
+
+_FLOAT16_SCALE = 1024.0
+"""float16 gradients of a small loss underflow; a fixed power of two moves them up and keeps no state to save."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +111,8 @@ def _within(stream: Iterator[np.ndarray], lengths: np.ndarray, max_tokens: int) 
         if spent > max_tokens:
             return
         yield batch
+
+
+def loss_scale(autocast: str) -> float:
+    """What the loss is multiplied by before the backward pass, and gradients divided by after it."""
+    return _FLOAT16_SCALE if autocast == "float16" else 1.0

@@ -6,7 +6,6 @@ without replacement until the pool is used up; the loss is the mean over the poo
 are split into passes weighs nothing. Refused: a loss or gradient that is not finite.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tclora.adapters import Adapter
-from tclora.errors import NumericalError
+from tclora.merging.learning.steps import check_step, drawn_batches
 from tclora.models import (
     Base,
     TokenBatch,
@@ -68,7 +67,7 @@ def descend(descent: Descent, table: Tensor, on_progress: Progress | None = None
         before = _whole_loss(descent)
         for step, rows in enumerate(zip(*_draws(descent), strict=True)):
             loss = sum(_backward(descent, pool) for pool in rows)
-            _check(step, loss, table)
+            check_step("learning the adapter weights", step, loss, [table.grad])
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
@@ -112,27 +111,7 @@ def _passes(descent: Descent, rows: Sequence[Tokens]) -> Iterator[TokenBatch]:
 
 def _draws(descent: Descent) -> list[Iterator[list[Tokens]]]:
     """For each pool its batches, one per step."""
-    return [_batches(descent, pool, np.random.default_rng([descent.seed, k])) for k, pool in enumerate(descent.pools)]
-
-
-def _batches(descent: Descent, pool: Sequence[Tokens], generator: np.random.Generator) -> Iterator[list[Tokens]]:
-    size = min(descent.batch_size, len(pool))
-    waiting: list[int] = []
-    for _ in range(descent.steps):
-        if len(waiting) < size:
-            waiting += generator.permutation(len(pool)).tolist()
-        yield [pool[index] for index in waiting[:size]]
-        waiting = waiting[size:]
-
-
-def _check(step: int, loss: float, table: Tensor) -> None:
-    gradient = table.grad
-    if math.isfinite(loss) and (gradient is None or bool(torch.isfinite(gradient).all())):
-        return
-    raise NumericalError(
-        "learning the adapter weights gave out",
-        where=f"step {step + 1}",
-        found=f"loss {loss}" if not math.isfinite(loss) else "a gradient that is not finite",
-        expected="finite numbers",
-        do="lower lr, or leave out the adapter that overflows",
-    )
+    return [
+        drawn_batches(pool, descent.batch_size, descent.steps, np.random.default_rng([descent.seed, k]))
+        for k, pool in enumerate(descent.pools)
+    ]

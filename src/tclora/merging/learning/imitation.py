@@ -7,7 +7,6 @@ pools together, and every token counts alike, so what comes up more often, or is
 Refused: a loss or gradient that is not finite.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +15,8 @@ import numpy as np
 import torch
 
 from tclora.adapters import Adapter
-from tclora.errors import NumericalError
 from tclora.merging.learning.lessons import Lesson, divergence_sums, lessons_of
+from tclora.merging.learning.steps import check_step, drawn_batches
 from tclora.merging.learning.student import Student
 from tclora.models import Base, Tokens
 
@@ -70,7 +69,7 @@ def imitate(setting: Imitation, student: Student, told: Callable[[int], None]) -
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - step / setting.steps)
         loss = _backward(setting, student, lessons)
-        _check(step, loss, student)
+        check_step("distilling", step, loss, (one.grad for one in student.free))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         told(step + 1)
@@ -149,30 +148,12 @@ def _shares(setting: Imitation, lessons: Sequence[Lesson]) -> dict[int, float]:
 def _batches(setting: Imitation, pools: Sequence[Sequence[Lesson]]) -> Iterator[list[Lesson]]:
     if setting.count == "prompts":
         mix = [one for pool in pools for one in pool]
-        yield from _drawn(setting, mix, setting.batch_size * len(pools), len(pools))
+        generator = np.random.default_rng([setting.seed, len(pools), 1])
+        yield from drawn_batches(mix, setting.batch_size * len(pools), setting.steps, generator)
         return
-    draws = [_drawn(setting, pool, setting.batch_size, k) for k, pool in enumerate(pools)]
+    draws = [
+        drawn_batches(pool, setting.batch_size, setting.steps, np.random.default_rng([setting.seed, k, 1]))
+        for k, pool in enumerate(pools)
+    ]
     for drawn in zip(*draws, strict=True):
         yield [one for lessons in drawn for one in lessons]
-
-
-def _drawn(setting: Imitation, pool: Sequence[Lesson], size: int, k: int) -> Iterator[list[Lesson]]:
-    generator, size = np.random.default_rng([setting.seed, k, 1]), min(size, len(pool))
-    waiting: list[int] = []
-    for _ in range(setting.steps):
-        if len(waiting) < size:
-            waiting += generator.permutation(len(pool)).tolist()
-        yield [pool[index] for index in waiting[:size]]
-        waiting = waiting[size:]
-
-
-def _check(step: int, loss: float, student: Student) -> None:
-    if math.isfinite(loss) and all(one.grad is None or bool(torch.isfinite(one.grad).all()) for one in student.free):
-        return
-    raise NumericalError(
-        "distilling gave out",
-        where=f"step {step + 1}",
-        found=f"loss {loss}" if not math.isfinite(loss) else "a gradient that is not finite",
-        expected="finite numbers",
-        do="lower lr, or leave out the adapter that overflows",
-    )

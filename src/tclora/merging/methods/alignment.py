@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tclora.algebra import CompressedStack, LowRankDelta, ModuleStack, compress_stack, lift, truncate_core_sum
-from tclora.algebra.directions import adapter_sizes
+from tclora.algebra.directions import adapter_sizes, largest_values
 from tclora.algebra.orthogonal import polar_factor, whitened
 from tclora.errors import ConfigError
 from tclora.merging.method import MERGE_METHODS, MergedStack
@@ -89,7 +89,7 @@ def tsv(stack: ModuleStack, params: TsvParams, adapter_weights: Float[Tensor, "m
     compressed = compress_stack(stack)
     values = compressed.singular_values()
     spread = compressed.spread(adapter_weights)
-    present = (values > params.rank_tol * _largest(compressed, values)) & (values > 0) & (spread != 0)
+    present = (values > params.rank_tol * largest_values(compressed, values)) & (values > 0) & (spread != 0)
     kept = _that_fit(compressed, present, min(stack.out_stack.shape[1], stack.in_stack.shape[1]))
     unit = torch.where(kept, torch.where(kept, values, 1).rsqrt(), 0)[:, None]
     orthonormal = polar_factor if params.orthogonalize == "polar" else whitened
@@ -154,12 +154,6 @@ def lift_compact(
     if out_small.shape[2] > limit:
         out_small, in_small, _ = truncate_core_sum(out_small @ in_small.mT, limit)
     return lift(compressed, out_small, in_small)
-
-
-def _largest(compressed: CompressedStack, values: Tensor) -> Tensor:
-    """Every column's largest singular value of its adapter; the first of the block, for they descend."""
-    first = [values[:, b.start : b.stop][:, :1].expand(-1, b.stop - b.start) for b in compressed.blocks()]
-    return torch.cat(first, dim=1)
 
 
 def _that_fit(compressed: CompressedStack, present: Bool[Tensor, "m P"], limit: int) -> Bool[Tensor, "m P"]:

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from tclora.algebra import CompressedStack, ModuleStack, compress_stack, lift, truncate_core_sum
-from tclora.algebra.directions import adapter_sizes
+from tclora.algebra.directions import adapter_sizes, largest_values
 from tclora.algebra.orthogonal import polar_factor
 from tclora.errors import ConfigError
 from tclora.merging.method import MERGE_METHODS, MergedStack
 from tclora.merging.methods.alignment import check_rank_tol
-from tclora.shapes import Bool, Float
+from tclora.shapes import Float
 
 __all__ = ["TcLoraPolarParams", "tc_lora_polar"]
 
@@ -85,7 +85,7 @@ def tc_lora_polar(stack: ModuleStack, params: TcLoraPolarParams, adapter_weights
     compressed = compress_stack(stack)
     values = compressed.singular_values()
     spread = compressed.spread(_by_size(compressed, adapter_weights, params.size_power))
-    live = _live(compressed, values, params.rank_tol) & (spread > 0)
+    live = (values > params.rank_tol * largest_values(compressed, values)) & (values > 0) & (spread > 0)
     carried = torch.where(live, values * spread, 0)
     unit = torch.where(live, torch.where(live, values, 1).rsqrt(), 0) * _pull(carried, params.priority)
     out_columns, in_columns = (
@@ -108,12 +108,6 @@ def _by_size(compressed: CompressedStack, weights: Float[Tensor, "m n"], power: 
     mean = torch.where(takes_part, sizes, 0).sum(dim=1) / takes_part.sum(dim=1).clamp(min=1)
     relative = sizes / torch.where(mean > 0, mean, 1)[:, None]
     return torch.where(takes_part, weights * torch.where(takes_part, relative, 1) ** power, 0)
-
-
-def _live(compressed: CompressedStack, values: Float[Tensor, "m P"], tol: float) -> Bool[Tensor, "m P"]:
-    """Singular values above the noise of their own adapter; the first of a block is its largest."""
-    largest = [values[:, b][:, :1].expand(-1, b.stop - b.start) for b in compressed.blocks()]
-    return (values > tol * torch.cat(largest, dim=1)) & (values > 0)
 
 
 def _pull(carried: Float[Tensor, "m P"], priority: float) -> Float[Tensor, "m P"]:
