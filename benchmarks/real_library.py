@@ -25,8 +25,8 @@ from tclora.evaluation.cache import adapter_digest, base_digest, load_rows, row_
 from tclora.evaluation.rows import Row, RowSet, score_rows
 from tclora.evaluation.scoring import score_contestants
 from tclora.models import Base, attached, load_base, tokenize_example
-from tclora.pipeline.adapter_arithmetic import adapter_norm as norm
-from tclora.pipeline.adapter_arithmetic import cosine, scaled
+from tclora.pipeline.experiments.adapter_arithmetic import adapter_norm as norm
+from tclora.pipeline.experiments.adapter_arithmetic import cosine, scaled
 
 __all__ = ["Losses", "RealLibrary", "Sizes", "cosine", "norm", "open_library", "scaled"]
 

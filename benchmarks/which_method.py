@@ -43,7 +43,7 @@ from tclora.errors import TcLoraError
 from tclora.evaluation import mean_loss, paired_difference
 from tclora.merging import MERGE_METHODS, MergeResult, default_weight, merge_adapters, parse_params
 from tclora.merging.learning import Learned, LearningProblem, learn_weights, learns
-from tclora.pipeline.scale_search import search_scale
+from tclora.pipeline.experiments.scale_search import search_scale
 
 N_BOOTSTRAP = 2000
 STEPS = (0.3, 0.5, 1.0, 2.0, 3.0, 5.0)

@@ -118,6 +118,20 @@ def test_a_planted_fault_is_found(package: str, code: str, fault: str):
     assert any(fault in found for found in faults_of(package, code))
 
 
+# Inside `pipeline`: a room imports only from rooms before it. The files beside the rooms are free.
+ROOMS = ["checks", "merges", "stages", "evaluations", "exports", "libraries", "extension", "studies", "experiments"]
+
+
+def test_the_rooms_of_pipeline_are_in_order():
+    rooms = [path.name for path in sorted((SOURCE / "pipeline").iterdir()) if (path / "__init__.py").exists()]
+    assert sorted(ROOMS) == rooms
+    for at, room in enumerate(ROOMS):
+        later = {f"tclora.pipeline.{name}" for name in ROOMS[at + 1 :]}
+        for path in (SOURCE / "pipeline" / room).glob("*.py"):
+            named = {".".join(name.split(".")[:3]) for name, _ in imports_of(path.read_text())}
+            assert named & later == set(), path.name
+
+
 def test_annotations_stay_objects():
     """jaxtyping needs annotations as objects; the future import would make them strings."""
     users = [path for _, path in source_files() if "tclora.shapes import" in path.read_text()]
@@ -136,7 +150,7 @@ def loaded_after(statement: str) -> set[str]:
     [
         ("import tclora", {"torch", "transformers", "ray", "jaxtyping"}),
         ("import tclora.cli", {"torch", "transformers", "ray", "jaxtyping"}),
-        ("import tclora.pipeline.merge_folders", {"transformers", "peft", "ray", "sklearn", "jaxtyping"}),
+        ("import tclora.pipeline.merges.folders", {"transformers", "peft", "ray", "sklearn", "jaxtyping"}),
         ("import tclora.pipeline.analyse_folders", {"transformers", "peft", "ray", "sklearn", "jaxtyping"}),
     ],
 )

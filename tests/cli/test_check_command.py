@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from server_loaders import LoaderError, files, peft_deltas_of
 
 from tclora.cli.app import _status
-from tclora.pipeline.fix_folders import chosen_rank
+from tclora.pipeline.checks.fix import chosen_rank
 
 # What one rounding moves a number by, at most.
 UNITS = {"bf16": 4e-3, "fp32": 6e-8}

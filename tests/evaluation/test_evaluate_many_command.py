@@ -15,8 +15,8 @@ from tclora.config import BaseModelConfig
 from tclora.errors import AdapterError, ConfigError, DataError, OutputExistsError
 from tclora.evaluation.many import AnswerStore, Entrant
 from tclora.pipeline.entrants import chosen_pairs, expand_entrants
-from tclora.pipeline.evaluate_many import evaluate_many, plan_facts
-from tclora.pipeline.evaluate_request import EvaluateManyRequest
+from tclora.pipeline.evaluations.many import evaluate_many, plan_facts
+from tclora.pipeline.evaluations.request import EvaluateManyRequest
 from tclora.pipeline.progress import Silent
 from tclora.records import ManyEvalRecord, from_json
 from tclora.reporting import many_page
@@ -34,8 +34,8 @@ TASKS = {
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tiny_base):
     """The tiny base under the bundled one's name, and the small tasks."""
-    monkeypatch.setattr("tclora.pipeline.evaluate_many.load_base", lambda config: tiny_base)
-    monkeypatch.setattr("tclora.pipeline.evaluate_request.check_base", lambda *_: [])
+    monkeypatch.setattr("tclora.pipeline.evaluations.many.load_base", lambda config: tiny_base)
+    monkeypatch.setattr("tclora.pipeline.evaluations.request.check_base", lambda *_: [])
     monkeypatch.setattr("tclora.evaluation.tasks.load_task", lambda word, **options: TASKS[word](**options))
 
 
@@ -53,8 +53,8 @@ def contents(folder):
 def finished(folders, tiny_base, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tclora.pipeline.evaluate_many.load_base", lambda config: tiny_base)
-        patch.setattr("tclora.pipeline.evaluate_request.check_base", lambda *_: [])
+        patch.setattr("tclora.pipeline.evaluations.many.load_base", lambda config: tiny_base)
+        patch.setattr("tclora.pipeline.evaluations.request.check_base", lambda *_: [])
         patch.setattr("tclora.evaluation.tasks.load_task", lambda word, **options: TASKS[word](**options))
         return evaluate_many(request(folders[:2], out)), out
 
@@ -93,7 +93,7 @@ def test_the_page_says_it_all(finished):
 def test_a_finished_evaluation_is_not_touched(finished, folders, monkeypatch):
     result, out = finished
     before = contents(out)
-    monkeypatch.setattr("tclora.pipeline.evaluate_many.load_base", None)
+    monkeypatch.setattr("tclora.pipeline.evaluations.many.load_base", None)
     assert evaluate_many(request(folders[:2], out)).record == result.record
     assert contents(out) == before
 

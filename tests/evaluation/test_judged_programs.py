@@ -13,8 +13,8 @@ from tclora.config import BaseModelConfig
 from tclora.errors import ConfigError, NumericalError
 from tclora.evaluation.many import JudgedStore, judged_name, score_task
 from tclora.evaluation.tasks import BuiltTask, Generation, Item, Prompt
-from tclora.pipeline.evaluate_request import EvaluateManyRequest, make_plan
-from tclora.pipeline.evaluate_sandbox import in_one_sandbox
+from tclora.pipeline.evaluations.request import EvaluateManyRequest, make_plan
+from tclora.pipeline.evaluations.sandbox import in_one_sandbox
 from tclora.reporting import many_table
 from tclora.sandbox import Sandbox, available
 
@@ -201,10 +201,10 @@ def many_record(folders, tiny_base, monkeypatch):
     """A small record of a text task."""
     from many_tasks import text_task
 
-    from tclora.pipeline.evaluate_many import evaluate_many
+    from tclora.pipeline.evaluations.many import evaluate_many
 
-    monkeypatch.setattr("tclora.pipeline.evaluate_many.load_base", lambda config: tiny_base)
-    monkeypatch.setattr("tclora.pipeline.evaluate_request.check_base", lambda *_: [])
+    monkeypatch.setattr("tclora.pipeline.evaluations.many.load_base", lambda config: tiny_base)
+    monkeypatch.setattr("tclora.pipeline.evaluations.request.check_base", lambda *_: [])
     monkeypatch.setattr("tclora.evaluation.tasks.load_task", lambda word, **options: text_task(word, n=2))
     base = BaseModelConfig(path="bundled")
     record = evaluate_many(EvaluateManyRequest(base=base, tasks=("a", "b"), n_bootstrap=100)).record

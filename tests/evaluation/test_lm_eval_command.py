@@ -82,7 +82,7 @@ def test_another_number_of_items_asks_for_what_is_new(done, monkeypatch):
 def test_an_unknown_task_is_refused_before_the_base_is_loaded(done, monkeypatch):
     import lm_eval.tasks
 
-    import tclora.pipeline.evaluate_many
+    import tclora.pipeline.evaluations.many
 
     class OnlyTheFolders(lm_eval.tasks.TaskManager):
         """Without lm-eval's own files, whose index takes seconds."""
@@ -92,7 +92,7 @@ def test_an_unknown_task_is_refused_before_the_base_is_loaded(done, monkeypatch)
 
     folder, adapter, tasks, _ = done
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", OnlyTheFolders)
-    monkeypatch.setattr(tclora.pipeline.evaluate_many, "load_base", lambda *_: pytest.fail("the base was loaded"))
+    monkeypatch.setattr(tclora.pipeline.evaluations.many, "load_base", lambda *_: pytest.fail("the base was loaded"))
     words = [word if word != "quiz" else "quizz" for word in command(folder / "new", adapter, tasks)]
     status, _, err = run(*words)
     assert (status, "UnknownNameError" in err, "one of quiz" in err) == (2, True, True)

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from tclora.adapters import LoraFactors, make_adapter
 from tclora.errors import AdapterMismatchError
-from tclora.pipeline.base_check import base_folder, check_base
+from tclora.pipeline.merges.base_check import base_folder, check_base
 
 
 def adapter_in(layers: int):

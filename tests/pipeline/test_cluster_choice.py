@@ -13,9 +13,9 @@ from tclora.config import ClusterConfig, load_config
 from tclora.data import write_examples
 from tclora.data.quickstart import quickstart_examples
 from tclora.errors import ConfigError
-from tclora.pipeline.cluster_stage import read_cluster_record, read_labels
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.run import run_pipeline
+from tclora.pipeline.stages.cluster import read_cluster_record, read_labels
 from tclora.records import ClusterMapRecord, from_json
 
 N_TASKS = 14

@@ -13,10 +13,10 @@ from tclora.data import Example, Turn, read_examples, write_examples
 from tclora.data.quickstart import quickstart_examples
 from tclora.errors import ConfigError
 from tclora.models import load_base, tokenize_example
-from tclora.pipeline.cluster_stage import read_cluster_record, read_labels
-from tclora.pipeline.example_lengths import example_lengths
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.run import run_pipeline
+from tclora.pipeline.stages.cluster import read_cluster_record, read_labels
+from tclora.pipeline.stages.example_lengths import example_lengths
 
 
 @pytest.fixture

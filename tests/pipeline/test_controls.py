@@ -15,11 +15,11 @@ from tclora.config import RunConfig, load_config
 from tclora.config.schema import TrainConfig
 from tclora.data import Example, read_examples, write_examples
 from tclora.errors import DataError
-from tclora.pipeline.control_groups import OTHER_TASKS, shuffled, task_groups_of
-from tclora.pipeline.control_jobs import equal_parameters
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.progress import Silent
 from tclora.pipeline.run import run_pipeline
+from tclora.pipeline.stages.control_groups import OTHER_TASKS, shuffled, task_groups_of
+from tclora.pipeline.stages.control_jobs import equal_parameters
 
 CONTROLS = ["multi_task", "multi_task_equal_parameters", "random_clusters", "per_task"]
 MERGES = [{"method": "mean", "weights": "size"}, {"method": "svd", "params": {"rank": 2}, "weights": [0.5, 0.5]}]

@@ -18,11 +18,11 @@ from tclora.data import read_examples
 from tclora.encoding import load_encoder
 from tclora.errors import ConfigError, DataError, NumericalError
 from tclora.execution import ProcessExecutor, Retries, plan_workers
-from tclora.pipeline.data_stage import data_stage
-from tclora.pipeline.encode_stage import encode_stage, read_encode_record
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.progress import Silent
 from tclora.pipeline.run import run_pipeline
+from tclora.pipeline.stages.data import data_stage
+from tclora.pipeline.stages.encode import encode_stage, read_encode_record
 
 RESULTS = ("train.npy", "dev.npy", "encoder/encoder.json", "encoder/encoder.safetensors", "record.json")
 
@@ -147,7 +147,7 @@ def test_after_the_matrix_is_made_a_kill_costs_no_embedding(config, monkeypatch)
     expected = results(run)
     (run.encode / "manifest.json").unlink()
     for name in ("encode_shard", "fit_encoder", "load_encoder"):
-        monkeypatch.setattr(f"tclora.pipeline.encode_stage.{name}", lambda *a, **k: pytest.fail("was repeated"))
+        monkeypatch.setattr(f"tclora.pipeline.stages.encode.{name}", lambda *a, **k: pytest.fail("was repeated"))
     assert results(encode(config)) == expected
 
 
@@ -208,7 +208,7 @@ def test_shards_done_elsewhere_give_the_same_files(config, monkeypatch):
     expected = results(encode(config))
     RunFolder(Path(config.output)).clear()
     monkeypatch.setattr(
-        "tclora.pipeline.encode_stage.shard_ranges", lambda n, **_: tuple((a, min(n, a + 10)) for a in range(0, n, 10))
+        "tclora.pipeline.stages.encode.shard_ranges", lambda n, **_: tuple((a, min(n, a + 10)) for a in range(0, n, 10))
     )
     workers = Workers()
     run = encode(config, workers)
@@ -266,7 +266,7 @@ def test_precomputed_rows_that_were_copied_before_a_kill_are_not_copied_again(co
     expected = (encode(own).encode / "dev.npy").read_bytes()
     RunFolder(Path(config.output)).clear()
     with monkeypatch.context() as patch:
-        patch.setattr("tclora.pipeline.encode_stage.join_shards", lambda *_: pytest.exit("killed here"))
+        patch.setattr("tclora.pipeline.stages.encode.join_shards", lambda *_: pytest.exit("killed here"))
         with pytest.raises(pytest.exit.Exception):
             encode(own)
     begun = list((Path(own.output) / "encode" / "work" / "shards").iterdir())

@@ -13,11 +13,11 @@ from tclora.cli.app import app
 from tclora.data import read_examples
 from tclora.errors import ConfigError, NumericalError, UnknownNameError
 from tclora.models import attached, load_base, response_losses, tokenize_example
-from tclora.pipeline import experiment_measure
-from tclora.pipeline.adapter_arithmetic import scaled
-from tclora.pipeline.experiment import load_experiment, plan_experiment, run_experiment
-from tclora.pipeline.experiment_library import library_config
-from tclora.pipeline.experiment_rows import fold_of
+from tclora.pipeline.experiments import measure as experiment_measure
+from tclora.pipeline.experiments.adapter_arithmetic import scaled
+from tclora.pipeline.experiments.library import library_config
+from tclora.pipeline.experiments.rows import fold_of
+from tclora.pipeline.experiments.run import load_experiment, plan_experiment, run_experiment
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_second_run_by_the_command_computes_nothing_and_writes_the_same_bytes(
     def none_left(*_, **__):
         raise AssertionError("a loss was computed again")
 
-    monkeypatch.setattr("tclora.pipeline.experiment_losses.score_rows", none_left)
+    monkeypatch.setattr("tclora.pipeline.experiments.losses.score_rows", none_left)
     again = CliRunner().invoke(app, ["experiment", str(path), "--quiet", "--json"])
     assert json.loads(again.stdout)["answer"] == finished[1].page.answer
     assert before == {name: (done.page_folder / name).read_bytes() for name in names}

@@ -8,10 +8,10 @@ import pytest
 from tclora.config.experiment import experiment_settings
 from tclora.config.experiment_merges import MergesSettings
 from tclora.errors import ConfigError
-from tclora.pipeline.experiment_contrasts import groups_of, versus_of
-from tclora.pipeline.experiment_figures import cells_of, pooled_of
-from tclora.pipeline.experiment_losses import Losses
-from tclora.pipeline.experiment_measure import Measured, MeasuredLibrary
+from tclora.pipeline.experiments.contrasts import groups_of, versus_of
+from tclora.pipeline.experiments.figures import cells_of, pooled_of
+from tclora.pipeline.experiments.losses import Losses
+from tclora.pipeline.experiments.measure import Measured, MeasuredLibrary
 from tclora.records.experiment import ExperimentRecord
 from tclora.reporting.experiment_merges import merges_page
 from tclora.reporting.experiment_page import page_markdown

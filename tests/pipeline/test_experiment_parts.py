@@ -14,11 +14,11 @@ from tclora.config.experiment import experiment_settings
 from tclora.config.experiment_merges import MergesSettings
 from tclora.data import Example
 from tclora.errors import ConfigError
-from tclora.pipeline.adapter_arithmetic import adapter_norm, cosine, random_like, scaled
-from tclora.pipeline.experiment import load_experiment
-from tclora.pipeline.experiment_merges import check_merges
-from tclora.pipeline.experiment_rows import fold_of
-from tclora.pipeline.scale_search import best_scale, search_scale
+from tclora.pipeline.experiments.adapter_arithmetic import adapter_norm, cosine, random_like, scaled
+from tclora.pipeline.experiments.merges import check_merges
+from tclora.pipeline.experiments.rows import fold_of
+from tclora.pipeline.experiments.run import load_experiment
+from tclora.pipeline.experiments.scale_search import best_scale, search_scale
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.yaml")) if "question" in read_yaml(path)]

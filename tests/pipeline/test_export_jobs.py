@@ -18,9 +18,9 @@ from tclora.data import Example, Turn, read_examples
 from tclora.errors import ConfigError, DataError, OutputExistsError, UnknownNameError
 from tclora.models import bundled_base_path, tokenize_example
 from tclora.models.skeleton import load_skeleton
-from tclora.pipeline.export_jobs import TRAINERS, ExportRequest, export_jobs
-from tclora.pipeline.export_plan import flat_yaml, micro_batches, step_bound
-from tclora.pipeline.export_rows import Rendered, as_messages, render
+from tclora.pipeline.exports.jobs import TRAINERS, ExportRequest, export_jobs
+from tclora.pipeline.exports.plan import flat_yaml, micro_batches, step_bound
+from tclora.pipeline.exports.rows import Rendered, as_messages, render
 
 # The fields of the projects' own schemas that an export may use, as named in the headers of the files that write them.
 AXOLOTL_KEYS = {

@@ -18,15 +18,15 @@ from tclora.data import Example, read_examples, write_examples
 from tclora.data.quickstart import quickstart_examples
 from tclora.errors import ArtifactError, ConfigError, DataError, OutputExistsError
 from tclora.merging import merge_adapters
-from tclora.pipeline.extend import extend_library, plan_extension
-from tclora.pipeline.extend_assign import AssignSettings, Known, assign_new, parse_threshold
-from tclora.pipeline.extend_record import ClusterShare, histogram_line
-from tclora.pipeline.extend_request import ExtendRequest
+from tclora.pipeline.extension.assign import AssignSettings, Known, assign_new, parse_threshold
+from tclora.pipeline.extension.extend import extend_library, plan_extension
+from tclora.pipeline.extension.record import ClusterShare, histogram_line
+from tclora.pipeline.extension.request import ExtendRequest
 from tclora.pipeline.layout import RunFolder
-from tclora.pipeline.library_edit import list_library, remove_adapter, rename_adapter
-from tclora.pipeline.library_import import ImportRequest, import_library
-from tclora.pipeline.library_index import open_library
-from tclora.pipeline.library_samples import distances_to, mixed_sample, neighbor_distances, run_samples
+from tclora.pipeline.libraries.edit import list_library, remove_adapter, rename_adapter
+from tclora.pipeline.libraries.import_folders import ImportRequest, import_library
+from tclora.pipeline.libraries.index import open_library
+from tclora.pipeline.libraries.samples import distances_to, mixed_sample, neighbor_distances, run_samples
 from tclora.pipeline.run import run_pipeline
 
 
@@ -478,7 +478,7 @@ def test_stopped_before_the_merges_the_old_library_stands_and_the_same_command_f
 
     before = tree(run)
     with monkeypatch.context() as patch:
-        patch.setattr("tclora.pipeline.extend_stages.merge_adapters", stopped)
+        patch.setattr("tclora.pipeline.extension.stages.merge_adapters", stopped)
         with pytest.raises(KeyboardInterrupt):
             extended(run, foreign_file)
     after = tree(run)

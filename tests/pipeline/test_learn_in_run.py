@@ -12,8 +12,8 @@ from tclora.errors import ConfigError
 from tclora.merging import merge_adapters, parse_params
 from tclora.merging.learning import read_learned
 from tclora.pipeline.layout import RunFolder
-from tclora.pipeline.learn_in_run import check_run_learning, row_files
 from tclora.pipeline.run import run_pipeline
+from tclora.pipeline.stages.learn import check_run_learning, row_files
 
 MERGES = [
     {"method": "regmean", "params": {"rank": 2, "max_tokens": 64}, "weights": "size", "learn_rows": 3},

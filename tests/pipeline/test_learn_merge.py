@@ -8,7 +8,7 @@ from tiny_base import bundled_tokenizer, random_on, tiny_llama
 from tclora.errors import AdapterMismatchError, ConfigError, DataError
 from tclora.merging import MERGE_METHODS, merge_adapters
 from tclora.merging.learning import write_learned
-from tclora.pipeline.learn_merge import LearnSources, learn_for_merge
+from tclora.pipeline.merges.learn import LearnSources, learn_for_merge
 
 ROWS = [
     {"instruction": "Name a fruit.", "output": "apple"},
@@ -37,7 +37,7 @@ def library(tiny):
 def loads(tiny, monkeypatch):
     """How often a base is loaded; it is the tiny one whatever is asked for."""
     asked = []
-    monkeypatch.setattr("tclora.pipeline.learn_merge.load_base", lambda config: asked.append(config.path) or tiny)
+    monkeypatch.setattr("tclora.pipeline.merges.learn.load_base", lambda config: asked.append(config.path) or tiny)
     return asked
 
 

@@ -9,9 +9,9 @@ from tclora.config.experiment_merges import ContestantConfig, LearnConfig
 from tclora.data import Example
 from tclora.errors import ConfigError
 from tclora.merging import MERGE_METHODS
-from tclora.pipeline.experiment_learn import learning_rows
-from tclora.pipeline.learn_in_run import check_run_learning
-from tclora.pipeline.learn_rows import drawn_pools, without_responses
+from tclora.pipeline.experiments.learn import learning_rows
+from tclora.pipeline.merges.learn_rows import drawn_pools, without_responses
+from tclora.pipeline.stages.learn import check_run_learning
 
 ROWS = {
     name: [Example(f"{name} {k}", output="said") for k in range(n)] for name, n in {"a": 60, "b": 30, "c": 2}.items()

@@ -23,10 +23,10 @@ from tclora.errors import (
     OutputExistsError,
     UnknownNameError,
 )
-from tclora.pipeline.library_edit import list_library, remove_adapter, rename_adapter, show_adapter
-from tclora.pipeline.library_import import ImportRequest, import_library
-from tclora.pipeline.library_index import open_library
-from tclora.pipeline.trainer_losses import losses_of
+from tclora.pipeline.libraries.edit import list_library, remove_adapter, rename_adapter, show_adapter
+from tclora.pipeline.libraries.import_folders import ImportRequest, import_library
+from tclora.pipeline.libraries.index import open_library
+from tclora.pipeline.stages.trainer_losses import losses_of
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +314,7 @@ def test_a_kill_between_index_and_files_leaves_no_name_without_files(made, tmp_p
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tclora.pipeline.library_edit.shutil.rmtree", killed)
+    monkeypatch.setattr("tclora.pipeline.libraries.edit.shutil.rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
         remove_adapter(tmp_path / "lib", "cluster-0")
     assert [(row.name, row.state) for row in list_library(tmp_path / "lib")] == [("cluster-1", "whole")]

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tclora.config import load_merge_file, merge_file_of
 from tclora.errors import ConfigError
-from tclora.pipeline.merge_folders import MergeRequest, merge_folders
+from tclora.pipeline.merges.folders import MergeRequest, merge_folders
 
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 

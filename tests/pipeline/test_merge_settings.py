@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tclora.config import merge_file_of
 from tclora.errors import ConfigError, UnknownNameError
-from tclora.pipeline.merge_settings import settle
+from tclora.pipeline.merges.settings import settle
 from tclora.pipeline.setting_values import SettingValues, split_values
 
 LAYERS = 5

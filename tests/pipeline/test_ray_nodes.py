@@ -10,7 +10,7 @@ from tclora.config import BaseModelConfig, TrainConfig
 from tclora.data import write_examples
 from tclora.data.quickstart import quickstart_examples
 from tclora.execution import LocalExecutor, RayExecutor, Request, Retries
-from tclora.pipeline.train_groups import train_jobs
+from tclora.pipeline.stages.train_groups import train_jobs
 from tclora.training import TrainJob
 
 pytestmark = [

@@ -16,7 +16,7 @@ from tclora.data.quickstart import quickstart_examples
 from tclora.errors import DataError
 from tclora.execution import LocalExecutor, ProcessExecutor, Retries, plan_workers
 from tclora.pipeline.run import run_pipeline
-from tclora.pipeline.train_groups import expected_work, train_jobs
+from tclora.pipeline.stages.train_groups import expected_work, train_jobs
 from tclora.training import TrainJob
 
 TWO_WORKERS = ["execution.executor=processes", "execution.workers=2", "execution.threads_per_worker=1"]

@@ -12,7 +12,7 @@ from tclora.artifacts import is_complete
 from tclora.cli.app import app
 from tclora.config.study import load_study
 from tclora.errors import ConfigError
-from tclora.pipeline.study_clustering import study_clustering
+from tclora.pipeline.studies.clustering import study_clustering
 
 STUDY = {
     "encoders": {"narrow": {"encoder": "tfidf", "dim": 4}, "wide": {"encoder": "tfidf", "dim": 8}},

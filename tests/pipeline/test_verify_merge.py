@@ -15,11 +15,11 @@ from stacks import write_peft
 from tclora.config import merge_file_of
 from tclora.errors import ConfigError, MissingExtraError, NumericalError
 from tclora.models import compare_forward
-from tclora.pipeline import merge_folders as door
-from tclora.pipeline.merge_folders import MergeRequest, merge_folders
-from tclora.pipeline.raw_lora import RawLora
-from tclora.pipeline.verified_table import verified_markdown, verified_rows
-from tclora.pipeline.verify_file import check_file
+from tclora.pipeline.checks.raw_lora import RawLora
+from tclora.pipeline.merges import folders as door
+from tclora.pipeline.merges.folders import MergeRequest, merge_folders
+from tclora.pipeline.merges.verified_table import verified_markdown, verified_rows
+from tclora.pipeline.merges.verify_file import check_file
 
 BOTH = ("self_attn.q_proj", "mlp.up_proj")
 MODULE = "model.layers.0.mlp.up_proj"
@@ -213,7 +213,7 @@ def test_a_fault_in_the_merge_itself_is_found_for_linear_methods(library, tmp_pa
 
 
 def test_an_adapter_that_does_not_come_back_is_named(library, tmp_path, monkeypatch):
-    from tclora.pipeline import verify_merge as module
+    from tclora.pipeline.merges import verify as module
 
     merged = module.merge_adapters
     monkeypatch.setattr(

@@ -30,8 +30,8 @@ def check(
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks.")] = False,
 ) -> None:
     """Say what adapters hold, what would be refused, alone, together or by servers, and why."""
-    from tclora.pipeline.check_folders import check_folders
-    from tclora.pipeline.fix_folders import FixRequest, fix_folders
+    from tclora.pipeline.checks.fix import FixRequest, fix_folders
+    from tclora.pipeline.checks.folders import check_folders
 
     given = {"-o": out, "--rank": rank, "--dtype": dtype, "--overwrite": overwrite or None}
     _check_options(fix, given)

@@ -131,8 +131,8 @@ def _refuse(model: str, given: list[str]) -> None:
 
 def _evaluate(model: str, given: dict, loading: dict, dry_run: bool, as_json: bool, quiet: bool) -> None:
     from tclora.config import BaseModelConfig, validate
-    from tclora.pipeline.evaluate_many import evaluate_many, plan_facts
-    from tclora.pipeline.evaluate_request import EvaluateManyRequest
+    from tclora.pipeline.evaluations.many import evaluate_many, plan_facts
+    from tclora.pipeline.evaluations.request import EvaluateManyRequest
 
     base = validate(BaseModelConfig, {"path": model, "max_length": 2048, **loading}, where="tclora evaluate")
     request = EvaluateManyRequest(base=base, **given)

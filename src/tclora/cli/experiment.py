@@ -29,7 +29,7 @@ def experiment(
     Killed and started again, it goes on: trained libraries and known losses are kept. --overwrite forgets what the
     experiment itself has kept, and no library.
     """
-    from tclora.pipeline.experiment import clear_experiment, load_experiment, plan_experiment, run_experiment
+    from tclora.pipeline.experiments.run import clear_experiment, load_experiment, plan_experiment, run_experiment
 
     kind, settings = load_experiment(Path(config), set_ or [])
     if dry_run:

@@ -28,8 +28,8 @@ def export_jobs(
 ) -> None:
     """Write each cluster's data and a ready config for axolotl, LLaMA-Factory or unsloth."""
     from tclora.config import load_config
-    from tclora.pipeline.export_jobs import ExportRequest, check_request
-    from tclora.pipeline.export_jobs import export_jobs as export
+    from tclora.pipeline.exports.jobs import ExportRequest, check_request
+    from tclora.pipeline.exports.jobs import export_jobs as export
 
     settings = load_config(Path(config), [*(set_ or []), *([f"seed={seed}"] if seed is not None else [])])
     request = ExportRequest(trainer, out, prompts=prompts, template=template, overwrite=overwrite)

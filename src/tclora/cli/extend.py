@@ -35,8 +35,8 @@ def extend(
 
     Killed at any point and started again, it goes on; the old library is whole until the new one is.
     """
-    from tclora.pipeline.extend import ExtendRequest, extend_library, plan_extension
-    from tclora.pipeline.extend_assign import AssignSettings
+    from tclora.pipeline.extension.assign import AssignSettings
+    from tclora.pipeline.extension.extend import ExtendRequest, extend_library, plan_extension
 
     request = ExtendRequest(
         library=library,
@@ -75,7 +75,7 @@ def _show(record, library: str, dry_run: bool) -> None:
 
 
 def _cells(share, largest: float) -> list[str]:
-    from tclora.pipeline.extend_record import histogram_line
+    from tclora.pipeline.extension.record import histogram_line
 
     return [
         share.name + (" (new)" if share.is_new else ""),

@@ -30,8 +30,8 @@ def import_(
     debug: Debug = False,
 ) -> None:
     """Make adapter folders, of any trainer, a library; refuses what the merger would refuse."""
-    from tclora.pipeline.library_edit import list_library
-    from tclora.pipeline.library_import import ImportRequest, import_library
+    from tclora.pipeline.libraries.edit import list_library
+    from tclora.pipeline.libraries.import_folders import ImportRequest, import_library
 
     request = ImportRequest(tuple(sources), out, clusters=clusters, add=add)
     library = import_library(request, progress_for(quiet))
@@ -41,7 +41,7 @@ def import_(
 @library_app.command("list")
 def list_(library: Library, as_json: AsJson = False, debug: Debug = False) -> None:
     """Every adapter: cluster, rank, modules, examples, dev loss, size, digest."""
-    from tclora.pipeline.library_edit import list_library
+    from tclora.pipeline.libraries.edit import list_library
 
     _show_rows(list_library(library), library, as_json)
 
@@ -49,7 +49,7 @@ def list_(library: Library, as_json: AsJson = False, debug: Debug = False) -> No
 @library_app.command("show")
 def show(library: Library, name: Name, as_json: AsJson = False, debug: Debug = False) -> None:
     """All that is known of one adapter: files, training, and its cluster's words, examples and tasks."""
-    from tclora.pipeline.library_edit import show_adapter
+    from tclora.pipeline.libraries.edit import show_adapter
 
     facts = show_adapter(library, name)
     if as_json:
@@ -75,7 +75,7 @@ def rename(
     debug: Debug = False,
 ) -> None:
     """Give an adapter another name. No file moves."""
-    from tclora.pipeline.library_edit import rename_adapter
+    from tclora.pipeline.libraries.edit import rename_adapter
 
     rename_adapter(library, old, new)
     emit_json({"library": library, "old": old, "new": new}) if as_json else typer.echo(f"{old} is now {new}")
@@ -84,7 +84,7 @@ def rename(
 @library_app.command("remove")
 def remove(library: Library, name: Name, as_json: AsJson = False, debug: Debug = False) -> None:
     """Take an adapter out of the library. Other adapters, clusters and numbers stay as they are."""
-    from tclora.pipeline.library_edit import remove_adapter
+    from tclora.pipeline.libraries.edit import remove_adapter
 
     gone = remove_adapter(library, name)
     if as_json:

@@ -72,7 +72,7 @@ def merge(
         return run_until(adapters[0], "merge", set_ or [], seed=seed, dry_run=dry_run, as_json=as_json, quiet=quiet)
     if out is None:
         raise ConfigError("no output is named", where="tclora merge", do="add -o OUT")
-    from tclora.pipeline.merge_folders import MergeRequest, merge_folders, plan_folders
+    from tclora.pipeline.merges.folders import MergeRequest, merge_folders, plan_folders
 
     request = MergeRequest(
         file=merge_file_from(keys, flags, where=where),
@@ -137,7 +137,7 @@ def _show(record, as_json: bool) -> None:
     typer.echo(f"  identity check  {record.identity_error:.1e} (one adapter at weight 1 comes back; at most 1e-6)")
     typer.echo(f"  time, memory    {record.wall_s:.2f} s, {record.peak_bytes / 1e6:.0f} MB")
     if record.verified:
-        from tclora.pipeline.verified_table import HEADER, verified_rows
+        from tclora.pipeline.merges.verified_table import HEADER, verified_rows
 
         show_table("Verified", HEADER, verified_rows(record.verified))
 

@@ -112,8 +112,8 @@ def _embedded(result) -> dict[str, object]:
     """What the encode stage made, where that was the stage asked for."""
     if result.until != "encode":
         return {}
-    from tclora.pipeline.encode_stage import read_encode_record
     from tclora.pipeline.layout import RunFolder
+    from tclora.pipeline.stages.encode import read_encode_record
 
     record = read_encode_record(RunFolder(result.folder))
     return {
@@ -130,8 +130,8 @@ def _clustered(result) -> dict[str, object]:
     """The clusters, and how their number was chosen, where that was the stage asked for."""
     if result.until != "cluster":
         return {}
-    from tclora.pipeline.cluster_stage import read_cluster_record
     from tclora.pipeline.layout import RunFolder
+    from tclora.pipeline.stages.cluster import read_cluster_record
     from tclora.records import to_json
 
     record = read_cluster_record(RunFolder(result.folder))
@@ -141,8 +141,8 @@ def _clustered(result) -> dict[str, object]:
 
 def _show_choice(result) -> None:
     """The curve that the number of clusters was read from, where it was chosen."""
-    from tclora.pipeline.cluster_stage import read_cluster_record
     from tclora.pipeline.layout import RunFolder
+    from tclora.pipeline.stages.cluster import read_cluster_record
     from tclora.reporting import n_clusters_table
 
     choice = read_cluster_record(RunFolder(result.folder)).choice

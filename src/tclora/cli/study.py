@@ -32,7 +32,7 @@ def clustering(
     CONFIG is a run's file with one more key, `study`. Killed and started again, it goes on; unchanged cells are kept.
     """
     from tclora.config.study import load_study
-    from tclora.pipeline.study_cells import cells_of
+    from tclora.pipeline.studies.cells import cells_of
 
     run, settings = load_study(Path(config), set_ or [])
     if dry_run:
@@ -40,7 +40,7 @@ def clustering(
         plan = {"out": run.output, "n_cells": len(cells), "n_trained": sum(cell.trains for cell in cells)}
         plan["cells"] = [cell.name for cell in cells]
         return emit_json(plan) if as_json else _show_plan(plan)
-    from tclora.pipeline.study_clustering import clear_study, study_clustering
+    from tclora.pipeline.studies.clustering import clear_study, study_clustering
     from tclora.records import to_json
     from tclora.reporting import study_table
 

@@ -24,7 +24,7 @@ from tclora.artifacts import staged_folder
 from tclora.errors import OutputExistsError
 from tclora.merging import ModuleGroup, map_batches, plan_merge, resolve_workers, stack_modules
 from tclora.merging.plan import Room
-from tclora.pipeline.base_check import check_base
+from tclora.pipeline.merges.base_check import check_base
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.sources import refuse_twice
 

@@ -6,8 +6,8 @@ from tclora.artifacts import read_manifest
 from tclora.config import RunConfig
 from tclora.data import expand_paths, hold_out, read_examples, split_dev
 from tclora.merging import parse_params
-from tclora.pipeline.cluster_stage import read_cluster_record
 from tclora.pipeline.layout import RunFolder
+from tclora.pipeline.stages.cluster import read_cluster_record
 
 __all__ = ["plan_run"]
 

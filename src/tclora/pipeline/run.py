@@ -12,9 +12,12 @@ from tclora.errors import ConfigError
 from tclora.execution import Executor
 from tclora.merging import parse_params
 from tclora.models import local_base_path
-from tclora.pipeline.cluster_map_stage import cluster_map_stage, read_cluster_map
-from tclora.pipeline.cluster_stage import cluster_stage, read_cluster_record
-from tclora.pipeline.control_stage import (
+from tclora.pipeline.executors import executor_for
+from tclora.pipeline.layout import RunFolder
+from tclora.pipeline.progress import Progress, Silent
+from tclora.pipeline.stages.cluster import cluster_stage, read_cluster_record
+from tclora.pipeline.stages.cluster_map import cluster_map_stage, read_cluster_map
+from tclora.pipeline.stages.control import (
     control_groups,
     control_notes,
     controls_stage,
@@ -22,16 +25,13 @@ from tclora.pipeline.control_stage import (
     read_control_merge_records,
     read_control_records,
 )
-from tclora.pipeline.data_stage import data_stage
-from tclora.pipeline.encode_stage import encode_stage, read_encode_record
-from tclora.pipeline.evaluate_stage import evaluate_stage, read_eval_record, read_held_out_record, task_file
-from tclora.pipeline.executors import executor_for
-from tclora.pipeline.layout import RunFolder
-from tclora.pipeline.learn_in_run import check_run_learning
-from tclora.pipeline.merge_stage import check_weights, merge_stage, read_merge_records
-from tclora.pipeline.progress import Progress, Silent
-from tclora.pipeline.stage import Stage, inputs_digest, run_stage
-from tclora.pipeline.train_stage import read_train_records, train_stage
+from tclora.pipeline.stages.data import data_stage
+from tclora.pipeline.stages.encode import encode_stage, read_encode_record
+from tclora.pipeline.stages.evaluate import evaluate_stage, read_eval_record, read_held_out_record, task_file
+from tclora.pipeline.stages.learn import check_run_learning
+from tclora.pipeline.stages.merge import check_weights, merge_stage, read_merge_records
+from tclora.pipeline.stages.stage import Stage, inputs_digest, run_stage
+from tclora.pipeline.stages.train import read_train_records, train_stage
 from tclora.records import MergeRecord
 from tclora.reporting import RunReport, write_report
 

@@ -1,0 +1,1 @@
+"""Checking adapters against what a server accepts, and writing copies that load."""

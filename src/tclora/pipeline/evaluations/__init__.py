@@ -1,0 +1,1 @@
+"""Evaluating many adapters on tasks: what is asked for, where generated code runs, the scores."""

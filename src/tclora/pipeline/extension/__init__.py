@@ -1,0 +1,1 @@
+"""Adding examples to a library: assign, open clusters, train what changed, merge again."""

@@ -1,0 +1,1 @@
+"""What a library holds, and changing it: list, show, rename, remove, import."""

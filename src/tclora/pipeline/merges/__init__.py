@@ -1,0 +1,1 @@
+"""Merging folders of adapters: the request resolved, what must be learned, the output written and verified."""

@@ -1,0 +1,1 @@
+"""Studies: many settings of one stage, measured alike."""
