@@ -1,5 +1,7 @@
 """lm-eval task files over local documents, and lm-eval's own answers to them."""
 
+import gzip
+import itertools
 import json
 from pathlib import Path
 
@@ -54,6 +56,15 @@ def shared_task_files(folder: Path, data: Path) -> Path:
     for file in (file for file in TASK_FILES.iterdir() if file.is_file()):
         text = file.read_text().replace("DATA", str(data))
         (folder / file.name).write_text(text.replace("  data_files:", f"  cache_dir: {folder}/cache\n  data_files:"))
+    return folder
+
+
+def first_rows(folder: Path, data: Path, name: str, n: int) -> Path:
+    """A folder of data with the first rows of one task: both sides read and tokenize a task as a whole."""
+    (folder / "eval").mkdir(parents=True)
+    with gzip.open(data / "eval" / f"{name}.jsonl.gz", "rb") as whole:
+        rows = b"".join(itertools.islice(whole, n))
+    (folder / "eval" / f"{name}.jsonl.gz").write_bytes(gzip.compress(rows))
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lm_eval_cases import made_adapter, own_answers, shared_task_files
+from lm_eval_cases import first_rows, made_adapter, own_answers, shared_task_files
 
 from tclora.adapters import read_adapter
 from tclora.config import BaseModelConfig
@@ -52,11 +52,13 @@ def assert_agreement(samples, task, items, answers):
 
 def compare(shared, folder, name, n, *, adapter=None, base_path=None):
     """Check the first items; returns lm-eval's samples, our task, and our answers without the adapter."""
-    folder = shared_task_files(folder, shared / "data")
+    # A few rows more, so that both must stop at the same.
+    data = first_rows(folder / "data", shared / "data", name, n + 4)
+    folder = shared_task_files(folder / "tasks", data)
     peft = None if adapter is None else str(adapter)
     samples = own_answers(folder, [name], peft=peft, base=base_path, limit=n)[name]
     base = load_base(BaseModelConfig(path="bundled" if base_path is None else str(base_path)))
-    task = load_task(name, data=shared / "data")
+    task = load_task(name, data=data)
     with nullcontext() if adapter is None else attached(base, read_adapter(adapter)):
         assert_agreement(samples, task, task.items()[:n], our_answers(base, task, n))
     return samples, task, our_answers(base, task, n)

@@ -1,8 +1,9 @@
-"""A small experiment for tests: libraries of a few rows and two steps, on the bundled base."""
+"""A small experiment for tests: libraries of a few rows and two steps, on a tiny base."""
 
 from pathlib import Path
 
 import yaml
+from small_base import small_base
 from test_run import small_config
 
 CONTESTANTS = {
@@ -24,7 +25,7 @@ def experiment_file(folder: Path, **changes) -> Path:
     """The file of the small experiment, with some of its keys changed."""
     train = {"r": 2, "lr": 3e-3, "batch_size": 8, "epochs": 1, "max_steps": 2, "controls": ["random_clusters"]}
     # Short texts cost less; nothing here depends on what a row says.
-    small_config(folder, train=train, base={"path": "bundled", "threads": 1, "max_length": 48})
+    small_config(folder, train=train, base={"path": small_base(), "threads": 1, "max_length": 48})
     settings = {
         "name": "small",
         "title": "A small experiment",

@@ -9,16 +9,18 @@ import torch
 import yaml
 
 from tclora.adapters import LoraFactors, make_adapter
-from tclora.config import read_yaml
+from tclora.config import RunConfig, read_yaml
 from tclora.config.experiment import experiment_settings
 from tclora.config.experiment_merges import MergesSettings
 from tclora.data import Example
-from tclora.errors import ConfigError
+from tclora.errors import ConfigError, FolderInUseError
+from tclora.pipeline.experiments import library
 from tclora.pipeline.experiments.adapter_arithmetic import adapter_norm, cosine, random_like, scaled
 from tclora.pipeline.experiments.merges import check_merges
 from tclora.pipeline.experiments.rows import fold_of
 from tclora.pipeline.experiments.run import load_experiment
 from tclora.pipeline.experiments.scale_search import best_scale, search_scale
+from tclora.pipeline.progress import Silent
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*.yaml")) if "question" in read_yaml(path)]
@@ -175,3 +177,28 @@ def test_two_libraries_in_one_folder_are_refused():
     library = {"run": str(ROOT / "experiments" / "library.yaml"), "output": "same-{seed}"}
     with pytest.raises(ConfigError, match="two libraries lie in one folder"):
         check_merges(settings(libraries={"a": library, "b": library}))
+
+
+def test_a_library_that_another_process_works_in_is_waited_for(monkeypatch):
+    answers = iter([FolderInUseError("in use", where="k10", found="process 7")] * 2 + [None])
+    notes: list[str] = []
+
+    def busy(*_, **__):
+        if error := next(answers):
+            raise error
+
+    told = Silent()
+    monkeypatch.setattr(library, "run_pipeline", busy)
+    monkeypatch.setattr(library, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(told, "note", notes.append, raising=False)
+    library._finish(RunConfig.model_construct(), told)
+    assert notes == ["k10 is in use by process 7: waiting for it"]
+
+
+def test_other_faults_of_a_library_are_not_waited_for(monkeypatch):
+    def broken(*_, **__):
+        raise ConfigError("no such base")
+
+    monkeypatch.setattr(library, "run_pipeline", broken)
+    with pytest.raises(ConfigError, match="no such base"):
+        library._finish(RunConfig.model_construct(), Silent())

@@ -3,13 +3,12 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killer import forked
 from library_cases import Heard, recipes, trained_run, tree
-from test_run import ENV, KILLER
 
 from tclora.adapters import read_adapter
 from tclora.clustering import ClusterModel, assign_clusters, load_clusters
@@ -429,17 +428,7 @@ def test_one_example_alone_is_enough(run, tmp_path):
 
 
 def killed(library: Path, limit: int, *words: object) -> subprocess.CompletedProcess:
-    command = [
-        sys.executable,
-        str(KILLER),
-        str(library),
-        str(limit),
-        "extend",
-        str(library),
-        *map(str, words),
-        "--quiet",
-    ]
-    return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=300, check=False)
+    return forked(library, limit, "extend", str(library), *map(str, words), "--quiet")
 
 
 def without_times(library: Path) -> dict[str, object]:

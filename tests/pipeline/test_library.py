@@ -2,16 +2,14 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from killer import forked
 from library_cases import Heard, trained_run, tree
 from safetensors.torch import load_file, save_file
 from stacks import random_adapter
-from test_run import ENV, KILLER
 
 from tclora.adapters import write_adapter
 from tclora.cli.app import _status
@@ -329,8 +327,7 @@ def test_killed_at_any_change_the_library_is_the_old_or_the_new(made, tmp_path, 
     outcomes = set()
     for limit in (1, 3, 5, 50):
         copy = Path(shutil.copytree(tmp_path / "lib", tmp_path / f"lib-{limit}"))
-        command = [sys.executable, str(KILLER), str(copy), str(limit), "library", verb, str(copy), *rest]
-        subprocess.run(command, capture_output=True, env=ENV, timeout=120, check=False)
+        forked(copy, limit, "library", verb, str(copy), *rest)
         rows = list_library(copy)
         assert all(row.state == "whole" for row in rows)
         outcomes.add(tuple(row.name for row in rows))

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from killer import forked
+from small_base import small_base
 
 from tclora.adapters import read_adapter
 from tclora.config import RunConfig, load_config
@@ -17,12 +18,11 @@ from tclora.data.quickstart import quickstart_examples
 from tclora.errors import ArtifactError, ConfigError
 from tclora.pipeline.run import run_pipeline
 
-KILLER = Path(__file__).with_name("killer.py")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def small_config(folder: Path, **changes) -> Path:
-    """Two clusters of a few rows, two optimizer steps each: every stage does its whole work, in seconds."""
+    """Two clusters of a few rows, two optimizer steps each, on a tiny base: every stage does its whole work."""
     tasks = quickstart_examples(seed=0, n_train=3, n_dev=1, n_held_out=2)
     write_examples(folder / "held_out.jsonl", tasks.held_out)
     write_examples(folder / "train.jsonl", tasks.train)
@@ -36,7 +36,7 @@ def small_config(folder: Path, **changes) -> Path:
     settings = {
         "name": "small",
         "output": str(folder / "run"),
-        "base": {"path": "bundled", "threads": 1, "max_length": 128},
+        "base": {"path": small_base(), "threads": 1, "max_length": 128},
         "data": {"train": [str(folder / "train.jsonl")], "dev": [str(folder / "dev.jsonl")]}
         | {"held_out": [str(folder / "held_out.jsonl")]},
         "encode": {"dim": 8},
@@ -75,8 +75,7 @@ def numbers(run: Path) -> dict[str, object]:
 
 
 def tclora(folder: Path, limit: int, *words: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(KILLER), str(folder / "run"), str(limit), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=300)
+    return forked(folder / "run", limit, *words)
 
 
 def leftovers(run: Path) -> list[str]:
@@ -151,14 +150,16 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(unbroken, tmp_path
     """kill -9 at ever another change; each restart goes on from what is there."""
     changes = unbroken[1]["changes"]
     config = small_config(tmp_path)
-    step = max(5, changes // 7)
+    step, deaths = max(5, changes // 7), 0
     for _ in range(20):
         done = tclora(tmp_path, step, "run", str(config), "--quiet")
         if done.returncode == 0:
             break
         assert done.returncode == -9, done.stderr
+        deaths += 1
     else:
         pytest.fail("the run made no progress between kills")
+    assert deaths >= 5
     assert numbers(tmp_path / "run") == numbers(unbroken[0] / "run")
     assert leftovers(tmp_path / "run") == []
 

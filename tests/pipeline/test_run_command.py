@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from killer import start_forked
 from test_run import ENV, small_config
 
+from tclora.cli.app import _status
 from tclora.config import load_config
 from tclora.errors import ConfigError
 from tclora.pipeline.run import run_pipeline
@@ -22,14 +24,28 @@ def tclora(*words: object) -> subprocess.CompletedProcess:
     return subprocess.run([*COMMAND, *map(str, words)], capture_output=True, text=True, env=ENV, timeout=300)
 
 
-def test_the_last_line_of_stdout_is_the_result_as_json(tmp_path):
-    done = tclora("cluster", small_config(tmp_path), "--json")
+def tclora_here(capsys, *words: object) -> subprocess.CompletedProcess:
+    """The same entry in this process, without the seconds that starting Python costs."""
+    try:
+        status = _status([str(word) for word in words])
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr()
+    return subprocess.CompletedProcess(words, status or 0, said.out, said.err)
+
+
+@pytest.mark.parametrize(
+    ("command", "until"), [("encode", "encode"), pytest.param("run", "report", marks=pytest.mark.slow)]
+)
+def test_the_last_line_of_stdout_is_the_result_as_json(tmp_path, command, until):
+    """As a process of its own."""
+    done = tclora(command, small_config(tmp_path), "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["until"] == "cluster"
+    assert json.loads(done.stdout)["until"] == until
 
 
-def test_a_dry_run_counts_and_writes_nothing(tmp_path):
-    done = tclora("run", small_config(tmp_path), "--dry-run", "--json")
+def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
+    done = tclora_here(capsys, "run", small_config(tmp_path), "--dry-run", "--json")
     plan = json.loads(done.stdout)
     assert (plan["n_train"], plan["n_clusters"], plan["finished_stages"]) == (42, 2, [])
     assert not (tmp_path / "run").exists()
@@ -47,10 +63,18 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path):
         ("evaluate.choice_tasks=[{path: nowhere.jsonl}]", "nowhere.jsonl"),
     ],
 )
-def test_a_wrong_setting_ends_with_status_two_and_no_traceback(tmp_path, override, said):
-    done = tclora("merge", small_config(tmp_path), "--set", override, "--set", "train.multi_task=false", "--quiet")
+def test_a_wrong_setting_ends_with_status_two_and_no_traceback(tmp_path, capsys, override, said):
+    words = ["merge", small_config(tmp_path), "--set", override, "--set", "train.multi_task=false", "--quiet"]
+    done = tclora_here(capsys, *words)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_process_with_a_wrong_setting_ends_with_status_two_and_no_traceback(tmp_path):
+    done = tclora("merge", small_config(tmp_path), "--set", "data.train=[nowhere.jsonl]", "--quiet")
+    assert done.returncode == 2, done.stderr
+    assert "no data file" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -71,16 +95,23 @@ def test_what_can_be_known_at_once_is_refused_before_any_work(tmp_path, override
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_with_its_status_and_the_run_goes_on_later(tmp_path, number, status):
-    config = small_config(tmp_path)
-    running = subprocess.Popen([*COMMAND, "run", str(config)], env=ENV, stderr=subprocess.DEVNULL)
-    wait_for(tmp_path / "run" / "encode" / "manifest.json")
-    os.kill(running.pid, number)
-    assert running.wait(timeout=30) == status
-    assert tclora("cluster", config, "--quiet").returncode == 0
+    # Steps without end, so that the run is not finished when the signal comes.
+    train = {"r": 2, "batch_size": 8, "epochs": 10_000, "multi_task": False}
+    config = small_config(tmp_path, train=train)
+    (tmp_path / "said").mkdir()
+    running = start_forked(tmp_path / "run", 0, ["run", str(config)], tmp_path / "said")
+    try:
+        wait_for(tmp_path / "run" / "encode" / "manifest.json")
+        os.kill(running.pid, number)
+        running.join(30)
+        assert running.exitcode == status
+    finally:
+        running.kill()
+    assert run_pipeline(load_config(config), until="cluster").until == "cluster"
 
 
 def wait_for(path: Path) -> None:
-    for _ in range(600):
+    for _ in range(2400):
         if path.exists():
             return
         time.sleep(0.05)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from small_base import small_base
 
 from tclora.adapters import read_adapter
 from tclora.config import load_config
@@ -47,18 +48,17 @@ class Notes:
         self.notes.append(text)
 
 
-def write_config(folder: Path, max_steps: int = 3) -> Path:
+def write_config(folder: Path, base: str | None = None) -> Path:
     tasks = quickstart_examples(seed=0, n_train=3, n_dev=1, n_held_out=1)
     write_examples(folder / "train.jsonl", tasks.train)
     write_examples(folder / "dev.jsonl", tasks.dev)
     settings = {
         "output": str(folder / "run"),
-        "base": {"path": "bundled", "threads": 1, "max_length": 96, "device": "cpu"},
+        "base": {"path": base or small_base(), "threads": 1, "max_length": 96, "device": "cpu"},
         "data": {"train": [str(folder / "train.jsonl")], "dev": [str(folder / "dev.jsonl")]},
         "encode": {"dim": 8},
         "cluster": {"n_clusters": 4, "n_init": 2},
-        "train": {"r": 2, "lr": 1e-3, "batch_size": 4, "max_steps": max_steps, "checkpoint_every": 1}
-        | {"multi_task": False},
+        "train": {"r": 2, "lr": 1e-3, "batch_size": 4, "max_steps": 3, "checkpoint_every": 1} | {"multi_task": False},
         "merge": [{"method": "mean"}, {"method": "svd", "params": {"rank": 4}}],
     }
     path = folder / "run.yaml"
@@ -117,7 +117,9 @@ def test_workers_killed_in_the_middle_change_no_byte(tmp_path):
                 worker.kill()
 
     (tmp_path / "data").mkdir()
-    jobs = [make_job(tmp_path / "data", f"cluster-{i}", max_steps=40, epochs=50.0, checkpoint_every=5) for i in (0, 1)]
+    # On the bundled base a step takes long enough to be killed in.
+    steps = {"max_steps": 40, "epochs": 50.0, "checkpoint_every": 5}
+    jobs = [make_job(tmp_path / "data", f"cluster-{i}", "bundled", **steps) for i in (0, 1)]
     moved = [replace(job, out=str(tmp_path / "killed" / job.name)) for job in jobs]
     whole = train_jobs(jobs, InTwoGroups(), Notes())
     notes = Notes(kill_once)
@@ -150,8 +152,8 @@ def test_another_executor_finds_everything_done(local):
     assert keys(local) == before
 
 
-def make_job(folder: Path, name: str, **changes) -> TrainJob:
-    config = load_config(write_config(folder))
+def make_job(folder: Path, name: str, base: str | None = None, **changes) -> TrainJob:
+    config = load_config(write_config(folder, base))
     file = folder / "train.jsonl"
     params = config.train.model_copy(update=changes)
     return TrainJob(name, config.base, str(file), None, str(folder / name), params, seed=0)

@@ -112,6 +112,29 @@ def test_format_rows_hold_no_content_question_and_content_rows_no_request():
     assert not any("more" in row.prompt for row in echoed)
 
 
+def test_a_format_is_learned_on_other_contents_in_equal_parts():
+    rows = format_rows("json", split="train", n=40, seed=0, contents=("lookup", "compare"), level=1)
+    assert [sum(row.content == name for row in rows) for name in ("echo", "lookup", "compare")] == [14, 13, 13]
+    assert all(row.format == "json" and row.output == FORMATS["json"].write(row.answer) for row in rows)
+    asked_in_test = {row.prompt for row in joint_rows("lookup", "json", level=1, split="test", n=13, seed=0)}
+    assert not asked_in_test & {row.prompt for row in rows}
+    with pytest.raises(ConfigError, match="does not go with"):
+        format_rows("words", split="train", n=40, seed=0, contents=("lookup",))
+
+
+def test_a_content_is_learned_in_other_formats_in_equal_parts():
+    rows = content_rows("add", level=2, split="train", n=30, seed=0, formats=("tags", "python"))
+    assert [sum(row.format == name for row in rows) for name in ("", "tags", "python")] == [10, 10, 10]
+    plain = content_rows("add", level=2, split="train", n=30, seed=0)
+    requests = [FORMATS[row.format].request if row.format else "" for row in rows]
+    assert [f"{row.prompt} {request}".rstrip() for row, request in zip(plain, requests, strict=True)] == [
+        row.prompt for row in rows
+    ]
+    assert [row.answer for row in plain] == [row.answer for row in rows]
+    with pytest.raises(ConfigError, match="does not go with"):
+        content_rows("lookup", level=1, split="train", n=30, seed=0, formats=("words",))
+
+
 def test_pairs_that_do_not_fit_and_skills_that_run_out_are_refused():
     with pytest.raises(ConfigError, match="does not go with"):
         check_pair("lookup", "words")

@@ -119,7 +119,7 @@ def test_a_second_run_measures_nothing_and_writes_the_same_bytes(planted, monkey
     folder, kind, settings, _ = planted
     before = (folder / "out" / "results.json").read_bytes()
     for place in ("planted_measure", "planted_stability"):
-        monkeypatch.setattr(f"tclora.pipeline.{place}.plant", lambda *_, **__: pytest.fail("planted again"))
+        monkeypatch.setattr(f"tclora.pipeline.experiments.{place}.plant", lambda *_, **__: pytest.fail("planted again"))
     run_experiment(kind, settings, command="tclora experiment tiny.yaml")
     assert (folder / "out" / "results.json").read_bytes() == before
 
@@ -153,6 +153,8 @@ def test_a_planted_experiment_that_cannot_be_is_refused_before_any_work(tmp_path
         ("contestants={mean: {}, tc_lora: {}, regmean: {}}", "merge that learns"),
         ("gap.end=nobody", "gap names no contestant"),
         ("pairs=[{content: add, format: words}, {content: add, format: words}]", "stands twice"),
+        ("format_contents=[add]", "is the content of a pair"),
+        ("content_formats=[words]", "is the format of a pair"),
     ],
 )
 def test_a_skills_experiment_that_cannot_be_is_refused_before_any_work(tmp_path, override, text):

@@ -5,19 +5,17 @@ kill point costs a training and not a start of Python.
 """
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
+from forked import CONTEXT
 
 from tclora.errors import ArtifactError
 from tclora.training import train_adapter
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "transformers.models.llama.modeling_llama", "peft", "tclora.training"])
 WATCHED = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
 

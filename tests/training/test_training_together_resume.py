@@ -1,20 +1,18 @@
 """A group that is stopped or killed at any step goes on to the same bytes."""
 
 import dataclasses
-import multiprocessing
 import os
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from forked import CONTEXT
 from group_cases import content, difference, made, made_jobs, moved, save_base
 
 from tclora.models import load_base
 from tclora.training import train_together
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "transformers.models.llama.modeling_llama", "peft", "tclora.training"])
 SAME_UPDATES = 1e-3  # see test_training_together
 
 
@@ -49,8 +47,12 @@ def stop_after(n_calls, jobs, base):
     return sum(Path(job.out).exists() for job in jobs)
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 # 3 adapters take 24 steps in their first 8 rounds; then one has left, and after 28 steps two.
-@pytest.mark.parametrize(("n_calls", "n_finished"), [(2, 0), (14, 0), (26, 1), (30, 2)])
+@pytest.mark.parametrize(("n_calls", "n_finished"), [(2, 0), slow(14, 0), (26, 1), slow(30, 2)])
 def test_a_stopped_group_goes_on_to_the_same_bytes(whole, tmp_path, n_calls, n_finished):
     jobs, base, expected = whole
     again = moved(jobs, tmp_path)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tclora.errors import ArtifactError
+from tclora.errors import FolderInUseError
 
 __all__ = ["folder_lock"]
 
@@ -18,7 +18,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the folder's lock for the block.
 
     Raises:
-        ArtifactError: another process holds it; names that process.
+        FolderInUseError: another process holds it; names that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME
@@ -38,7 +38,7 @@ def _acquire(path: Path) -> int:
         except OSError:
             owner = os.read(descriptor, 64).decode(errors="replace").strip()
             os.close(descriptor)
-            raise ArtifactError(
+            raise FolderInUseError(
                 "another run is using this folder",
                 where=path.parent,
                 found=f"process {owner or 'unknown'}",

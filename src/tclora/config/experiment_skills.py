@@ -63,6 +63,10 @@ class SkillsSettings(ExperimentSettings):
     )
     """`epochs` and `max_steps` follow from the sizes."""
     pairs: tuple[PairConfig, ...] = Field(min_length=1)
+    content_formats: tuple[str, ...] = ()
+    """Format skills, of no pair, in which a content skill is learned too; none: with plain answers alone."""
+    format_contents: tuple[str, ...] = ()
+    """Content skills, of no pair, whose questions a format skill is learned on too; none: on repeating words alone."""
     sizes: dict[Name, SizeConfig] = Field(min_length=1)
     contestants: dict[Name, SkillMergeConfig] = Field(min_length=1)
     scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.7, 1.0, 1.4, 2.0, 2.8), min_length=1)
@@ -90,6 +94,10 @@ class SkillsSettings(ExperimentSettings):
         names = [pair.name for pair in self.pairs]
         if len(set(names)) < len(names):
             raise ValueError("a pair of skills stands twice")
+        if both := [name for name in self.format_contents if name in self.contents]:
+            raise ValueError(f"{both[0]} is the content of a pair, so no format may be learned on it")
+        if both := [name for name in self.content_formats if name in self.formats]:
+            raise ValueError(f"{both[0]} is the format of a pair, so no content may be learned in it")
         return self
 
     @property

@@ -10,6 +10,7 @@ __all__ = [
     "ArtifactError",
     "ConfigError",
     "DataError",
+    "FolderInUseError",
     "JobFailedError",
     "MissingExtraError",
     "NumericalError",
@@ -91,6 +92,10 @@ class ArtifactError(TcLoraError):
     """A stage folder is locked, damaged or unfinished."""
 
     exit_status = 1
+
+
+class FolderInUseError(ArtifactError):
+    """Another process is working in a folder; names that process."""
 
 
 class NumericalError(TcLoraError):

@@ -1,9 +1,10 @@
 """Rows of the skills: content alone, format alone, both at once; train, dev and test with no question in common.
 
 In: names of skills, a level, a split, a number and a seed. Out: `SkillRow`s. A question belongs to one split by a hash
-of its text, whatever the seed, so no test question is ever trained on, alone or jointly. Format rows only repeat a
-given word, so the format adapter sees no content question, and the content adapter no format request. Refused: pairs
-that do not fit (number words for answers that are no numbers), and more rows than a skill has questions.
+of its text, whatever the seed, so no test question is ever trained on, alone or jointly. Format rows repeat a given
+word; where asked, a format is also learned on questions of other contents, and a content in other formats. The joint
+questions alone ask for that content in that format. Refused: pairs that do not fit
+(number words for answers that are no numbers), and more rows than a skill has questions.
 """
 
 import hashlib
@@ -63,21 +64,38 @@ def check_pair(content: str, format: str) -> None:
         )
 
 
-def content_rows(content: str, *, level: int, split: Split, n: int, seed: int) -> list[SkillRow]:
-    """Questions of a content skill, answered plainly.
+def content_rows(
+    content: str, *, level: int, split: Split, n: int, seed: int, formats: Sequence[str] = ()
+) -> list[SkillRow]:
+    """Questions of a content skill, answered plainly; in equal parts with those that ask for one of `formats`.
+
+    No question stands twice, whatever it asks for.
 
     Raises:
-        ConfigError: the skill has fewer than `n` different questions at this level and split.
+        ConfigError: the skill has fewer than `n` different questions at this level and split; or as `check_pair`.
     """
+    for format in formats:
+        check_pair(content, format)
     questions = _draw(lambda rng: draw_question(content, rng, level), content, split, n, seed)
-    return [SkillRow(q.text, q.answer, q.answer, content, "") for q in questions]
+    asked = ("", *formats)
+    return [_in_format(question, content, asked[k % len(asked)]) for k, question in enumerate(questions)]
 
 
-def format_rows(format: str, *, split: Split, n: int, seed: int) -> list[SkillRow]:
-    """Requests to repeat a word, a name, a number or a few of them in a format."""
+def format_rows(
+    format: str, *, split: Split, n: int, seed: int, contents: Sequence[str] = (), level: int = 1
+) -> list[SkillRow]:
+    """Requests to repeat words, names or numbers in a format; in equal parts with questions of `contents`.
+
+    Raises:
+        ConfigError: as `joint_rows`.
+    """
     kinds = [kind for kind in _ECHO_KINDS if kind in FORMATS[format].takes]
-    questions = _draw(lambda rng: _echo(rng, kinds), f"format {format}", split, n, seed)
-    return [_in_format(q, "echo", format) for q in questions]
+    parts = [n // (1 + len(contents))] * len(contents)
+    questions = _draw(lambda rng: _echo(rng, kinds), f"format {format}", split, n - sum(parts), seed)
+    rows = [_in_format(q, "echo", format) for q in questions]
+    for content, part in zip(contents, parts, strict=True):
+        rows += joint_rows(content, format, level=level, split=split, n=part, seed=seed)
+    return rows
 
 
 def joint_rows(content: str, format: str, *, level: int, split: Split, n: int, seed: int) -> list[SkillRow]:
@@ -93,7 +111,8 @@ def joint_rows(content: str, format: str, *, level: int, split: Split, n: int, s
 
 def _in_format(question: Question, content: str, format: str) -> SkillRow:
     form = FORMATS[format] if format else PLAIN
-    return SkillRow(f"{question.text} {form.request}", form.write(question.answer), question.answer, content, format)
+    prompt = f"{question.text} {form.request}".rstrip()
+    return SkillRow(prompt, form.write(question.answer), question.answer, content, format)
 
 
 def _echo(rng: np.random.Generator, kinds: Sequence[str]) -> Question:

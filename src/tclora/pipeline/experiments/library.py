@@ -1,11 +1,12 @@
 """One library of an experiment at one seed: trained where it is not, opened where it is.
 
 In: a library's settings and a seed. Out: an `OpenLibrary`: its adapters and its controls', its rows in folds, and a
-scorer on a base that all libraries of the same base share. Refused: what the run refuses, and a folder that another
-process is training in.
+scorer on a base that all libraries of the same base share. A folder that another process works in is waited for, for
+experiments share their libraries. Refused: what the run refuses.
 """
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from tclora.adapters import Adapter, read_adapter
 from tclora.artifacts import read_manifest
 from tclora.config import BaseModelConfig, RunConfig, load_config
 from tclora.config.experiment_merges import LibraryConfig, MergesSettings
+from tclora.errors import FolderInUseError
 from tclora.evaluation.rows import RowSet
 from tclora.merging import merge_adapters
 from tclora.models import Base
@@ -28,6 +30,9 @@ from tclora.pipeline.stages.control import control_groups
 from tclora.pipeline.stages.train import adapter_names
 
 __all__ = ["OpenLibrary", "is_trained", "library_config", "open_library"]
+
+_LOOK_AGAIN_S = 1.0
+"""Between two looks at a folder that another process works in."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def open_library(
 ) -> OpenLibrary:
     """Bring the library to completion and read it."""
     config = library_config(settings, name, seed)
-    run_pipeline(config, until="train", progress=progress)
+    _finish(config, progress)
     run = RunFolder(Path(config.output).expanduser())
     base = base_of(config.base)
     groups = control_groups(config, run)
@@ -109,3 +114,17 @@ def open_library(
         folds=folds,
         answers=answers_set(base, folds[REPORT], asked.rows, asked.max_new_tokens) if asked.rows else None,
     )
+
+
+def _finish(config: RunConfig, progress: Progress) -> None:
+    told = False
+    while True:
+        try:
+            run_pipeline(config, until="train", progress=progress)
+        except FolderInUseError as error:
+            if not told:
+                progress.note(f"{error.where} is in use by {error.found}: waiting for it")
+            told = True
+            time.sleep(_LOOK_AGAIN_S)
+        else:
+            return

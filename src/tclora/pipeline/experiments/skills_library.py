@@ -52,13 +52,15 @@ def check_skills(settings: SkillsSettings) -> None:
         check_pair(pair.content, pair.format)
     for size in settings.sizes.values():
         for pair in settings.pairs:
+            for format in settings.content_formats:
+                check_pair(pair.content, format)
             joint: Numbers = (("train", size.n_content), ("dev", settings.n_choose), ("test", settings.n_test))
             for split, n in joint:
                 joint_rows(pair.content, pair.format, level=size.level, split=split, n=n, seed=settings.seeds[0])
         for format in settings.formats:
             own: Numbers = (("train", size.n_format), ("test", settings.n_own))
             for split, n in own:
-                format_rows(format, split=split, n=n, seed=settings.seeds[0])
+                _format_rows(settings, size, format, split, n, settings.seeds[0])
 
 
 def train_skills(
@@ -93,10 +95,12 @@ def _trainings(settings: SkillsSettings, library: SkillsLibrary) -> list[tuple[s
     """Name, rows and steps of every adapter."""
     size, seed = library.size, library.seed
     contents = {
-        name: content_rows(name, level=size.level, split="train", n=size.n_content, seed=seed)
+        name: content_rows(
+            name, level=size.level, split="train", n=size.n_content, seed=seed, formats=settings.content_formats
+        )
         for name in settings.contents
     }
-    formats = {name: format_rows(name, split="train", n=size.n_format, seed=seed) for name in settings.formats}
+    formats = {name: _format_rows(settings, size, name, "train", size.n_format, seed) for name in settings.formats}
     found = [(f"content-{name}", rows, size.steps) for name, rows in contents.items()]
     found += [(f"format-{name}", rows, size.steps) for name, rows in formats.items()]
     for pair in settings.pairs:
@@ -105,6 +109,14 @@ def _trainings(settings: SkillsSettings, library: SkillsLibrary) -> list[tuple[s
         joint = joint_rows(pair.content, pair.format, level=size.level, split="train", n=size.n_content, seed=seed)
         found.append((_pair_name("oracle", pair), joint, size.steps))
     return found
+
+
+def _format_rows(
+    settings: SkillsSettings, size: SizeConfig, format: str, split: Split, n: int, seed: int
+) -> list[SkillRow]:
+    if split != "train":  # a format's own test is of repeating words, whatever it is learned on
+        return format_rows(format, split=split, n=n, seed=seed)
+    return format_rows(format, split=split, n=n, seed=seed, contents=settings.format_contents, level=size.level)
 
 
 def _alike_many(contents: list[SkillRow], formats: list[SkillRow]) -> list[SkillRow]:
