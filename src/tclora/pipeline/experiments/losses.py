@@ -18,7 +18,8 @@ from tclora.data import Example
 from tclora.evaluation import is_exact_match
 from tclora.evaluation.cache import adapter_digest, base_digest, load_rows, row_key, store_rows
 from tclora.evaluation.rows import Row, RowSet, score_rows
-from tclora.models import Base, attached, tokenize_prompt
+from tclora.models import Base, tokenize_prompt
+from tclora.pipeline.experiments.folded import folded
 from tclora.pipeline.experiments.rows import Fold
 from tclora.shapes import Float, Int
 
@@ -79,7 +80,7 @@ class Scorer:
     def _ask(self, adapter: Adapter | None, rows: RowSet, wanted: list[int]) -> list[Row]:
         if adapter is None:
             return score_rows(self.base, rows, wanted, batch_size=self.batch_size)
-        with attached(self.base, adapter):
+        with folded(self.base, adapter):
             return score_rows(self.base, rows, wanted, batch_size=self.batch_size)
 
 

@@ -16,9 +16,10 @@ from tclora.config.experiment_skills import PairConfig, SkillMergeConfig, Skills
 from tclora.evaluation.cache import adapter_digest, base_digest, load_rows, row_key, store_rows
 from tclora.evaluation.rows import Row, RowSet, score_rows
 from tclora.merging import merge_adapters
-from tclora.models import Base, attached, tokenize_example, tokenize_prompt
+from tclora.models import Base, tokenize_example, tokenize_prompt
 from tclora.pipeline.checks.cut_rank import cut_rank, largest_rank
 from tclora.pipeline.experiments.adapter_arithmetic import scaled
+from tclora.pipeline.experiments.folded import folded
 from tclora.pipeline.experiments.skills_library import SkillsLibrary, examples_of
 from tclora.shapes import Bool
 from tclora.testbeds import SkillRow, Split, content_rows, format_rows, joint_rows, score_answer
@@ -70,7 +71,7 @@ class Asker:
     def _ask(self, adapter: Adapter | None, rows: RowSet, wanted: list[int]) -> list[Row]:
         if adapter is None:
             return score_rows(self.base, rows, wanted, batch_size=self.settings.batch_size)
-        with attached(self.base, adapter):
+        with folded(self.base, adapter):
             return score_rows(self.base, rows, wanted, batch_size=self.settings.batch_size)
 
 
