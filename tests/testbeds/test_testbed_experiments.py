@@ -153,7 +153,9 @@ def test_a_planted_experiment_that_cannot_be_is_refused_before_any_work(tmp_path
         ("contestants={mean: {}, tc_lora: {}, regmean: {}}", "merge that learns"),
         ("gap.end=nobody", "gap names no contestant"),
         ("pairs=[{content: add, format: words}, {content: add, format: words}]", "stands twice"),
-        ("format_contents=[add]", "is the content of a pair"),
+        ("format_contents={words: [add]}", "is the content of a pair"),
+        ("format_contents={json: [lookup]}", "a format of no pair: json"),
+        ("format_contents={words: [lookup]}", "does not go with"),
         ("content_formats=[words]", "is the format of a pair"),
     ],
 )

@@ -65,8 +65,8 @@ class SkillsSettings(ExperimentSettings):
     pairs: tuple[PairConfig, ...] = Field(min_length=1)
     content_formats: tuple[str, ...] = ()
     """Format skills, of no pair, in which a content skill is learned too; none: with plain answers alone."""
-    format_contents: tuple[str, ...] = ()
-    """Content skills, of no pair, whose questions a format skill is learned on too; none: on repeating words alone."""
+    format_contents: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
+    """By format: content skills, of no pair, on whose questions it is learned too; none: on repeating words alone."""
     sizes: dict[Name, SizeConfig] = Field(min_length=1)
     contestants: dict[Name, SkillMergeConfig] = Field(min_length=1)
     scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(0.7, 1.0, 1.4, 2.0, 2.8), min_length=1)
@@ -94,7 +94,9 @@ class SkillsSettings(ExperimentSettings):
         names = [pair.name for pair in self.pairs]
         if len(set(names)) < len(names):
             raise ValueError("a pair of skills stands twice")
-        if both := [name for name in self.format_contents if name in self.contents]:
+        if unknown := [name for name in self.format_contents if name not in self.formats]:
+            raise ValueError(f"format_contents names a format of no pair: {unknown[0]}")
+        if both := [name for names in self.format_contents.values() for name in names if name in self.contents]:
             raise ValueError(f"{both[0]} is the content of a pair, so no format may be learned on it")
         if both := [name for name in self.content_formats if name in self.formats]:
             raise ValueError(f"{both[0]} is the format of a pair, so no content may be learned in it")

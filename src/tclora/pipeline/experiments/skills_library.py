@@ -116,7 +116,8 @@ def _format_rows(
 ) -> list[SkillRow]:
     if split != "train":  # a format's own test is of repeating words, whatever it is learned on
         return format_rows(format, split=split, n=n, seed=seed)
-    return format_rows(format, split=split, n=n, seed=seed, contents=settings.format_contents, level=size.level)
+    contents = settings.format_contents.get(format, ())
+    return format_rows(format, split=split, n=n, seed=seed, contents=contents, level=size.level)
 
 
 def _alike_many(contents: list[SkillRow], formats: list[SkillRow]) -> list[SkillRow]:
