@@ -26,7 +26,15 @@ POOLS = {
 }
 UNEVEN = POOLS | {"good": (*POOLS["good"], Example("Say no."), Example("Count back."))}
 UNEVEN = UNEVEN | {"noise": POOLS["noise"][:1], "opposite": POOLS["opposite"][:1]}
-QUICK = {"cp_rank": 3, "steps": 12, "max_new_tokens": 4}
+QUICK = {
+    "cp_rank": 3,
+    "steps": 12,
+    "max_new_tokens": 4,
+    "start": "tc_lora",
+    "count": "pools",
+    "lr": 0.04,
+    "batch_size": 2,
+}
 REGRESSION = QUICK | {"start": "regmean", "count": "prompts"}
 
 

@@ -26,7 +26,8 @@ from tclora.models import Tokens
 
 __all__ = ["DistillParams", "learn_distilled"]
 
-_LR: dict[Refit, float] = {"terms": 0.1, "factors": 0.04}
+# These defaults are those that held on libraries which chose nothing: docs/results/unlabelled.
+_LR: dict[Refit, float] = {"terms": 0.1, "factors": 0.08}
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,18 @@ class DistillParams:
     of an answer; then pools should be as large as their tasks are frequent, and the start weighs adapters by them too.
 
     Adam takes `steps`, each on `batch_size` prompts for every pool; `lr` is relative to the size of what it moves, and
-    None takes 0.04 for factors, 0.1 for terms. Answers have `max_new_tokens` at most. `factors` are learned and cannot
+    None takes 0.08 for factors, 0.1 for terms. Answers have `max_new_tokens` at most. `factors` are learned and cannot
     be written on a command line.
     """
 
-    cp_rank: int = 20
+    cp_rank: int = 32
     refit: Refit = "factors"
-    start: Start = "tc_lora"
-    count: Count = "pools"
+    start: Start = "regmean"
+    count: Count = "prompts"
     lr: float | None = None
     steps: int = 60
-    batch_size: int = 2
-    max_new_tokens: int = 64
+    batch_size: int = 3
+    max_new_tokens: int = 128
     factors: Mapping[str, LoraFactors] | None = field(default=None, metadata={"recorded": False}, repr=False)
 
     def __post_init__(self):
