@@ -163,9 +163,21 @@ def _how(record: SkillsRecord, settings: SkillsSettings) -> list[str]:
         f"Pairs: {listing([pair.name for pair in settings.pairs])}; seeds {listing([str(s) for s in record.seeds])}.",
         f"Sizes: {'; '.join(sizes)}. LoRA of rank {train.r} on {train.target_modules}, learning rate {train.lr:g}, "
         f"batches of {train.batch_size}.",
+        _company(settings),
         f"Of each pair and seed {settings.n_test} joint test questions. A question belongs to training, dev or test by "
         "a hash of its text.",
     ]
+
+
+def _company(settings: SkillsSettings) -> str:
+    """In what company each skill was learned, beside that of nobody's pair."""
+    formats = [f"also in {listing(settings.content_formats)}"] if settings.content_formats else []
+    contents = [f"{name} on {listing(given)}" for name, given in settings.format_contents.items()]
+    return (
+        f"A content skill is learned with plain answers{', '.join(['', *formats])}; a format on repeated words"
+        f"{' and on other questions, ' + listing(contents) if contents else ''}. No adapter but the oracle has seen a "
+        "content in the format it is paired with."
+    )
 
 
 def _over_pairs(record: SkillsRecord, size: str) -> Sequence[SkillFigures]:
