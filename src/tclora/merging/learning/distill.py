@@ -2,8 +2,8 @@
 
 In: adapters, a base, one pool of unlabelled prompts per adapter. Out: the factors of one adapter that predicts, behind
 the prompts of each pool, what that pool's adapter predicts. Each adapter answers its own prompts; the loss is the
-divergence KL(adapter || merge) of the next-token distributions over those answers. It starts at a merge, the joint CP
-model (`tc_lora`) or the regression mean of the same prompts and answers (`regmean`), stretched to the scale of lowest
+divergence KL(adapter || merge) of the next-token distributions over those answers. It starts at a merge: the regression
+mean of the same prompts and answers (`regmean`) or the joint CP model (`tc_lora`), stretched to the scale of lowest
 loss. `refit=terms` moves one number per term and module: still a merge, in the start's directions. `refit=factors`
 moves every entry at the same rank: training without labels that begins at a merge, and should be called so. An eighth
 of the prompts moves nothing; the state that is best on it is kept. Refused: one pool for several adapters, for nothing

@@ -32,9 +32,9 @@ __all__ = ["distill"]
     statistics=True,
 )
 def distill(stack: ModuleStack, params: DistillParams, adapter_weights: Float[Tensor, "m n"]) -> MergedStack:
-    """Joint CP model refit so that it predicts, behind each adapter's prompts, what that adapter predicts.
+    """A merge of low rank refit so that it predicts, behind each adapter's prompts, what that adapter predicts.
 
-    With `refit=terms` the directions stay those of the CP model. With `refit=factors`, the default, every entry moves:
+    With `refit=terms` the directions stay those of its start. With `refit=factors`, the default, every entry moves:
     that is training without labels which begins at a merge.
 
     Raises:
