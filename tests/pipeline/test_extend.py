@@ -467,7 +467,7 @@ def test_stopped_before_the_merges_the_old_library_stands_and_the_same_command_f
 
     before = tree(run)
     with monkeypatch.context() as patch:
-        patch.setattr("tclora.pipeline.extension.stages.merge_adapters", stopped)
+        patch.setattr("tclora.pipeline.stages.merge.merge_adapters", stopped)
         with pytest.raises(KeyboardInterrupt):
             extended(run, foreign_file)
     after = tree(run)

@@ -176,9 +176,7 @@ def test_skills_run_from_file_to_page_and_go_on(tmp_path, monkeypatch):
     assert {one["skill"] for one in result.page.results["alone"]} == {"add", "words"}
     before = (tmp_path / "out" / "results.json").read_bytes()
     # Everything is kept: neither training nor generation is called again.
-    monkeypatch.setattr(
-        "tclora.pipeline.experiments.skills_measure.score_rows", lambda *_, **__: pytest.fail("asked again")
-    )
+    monkeypatch.setattr("tclora.pipeline.experiments.losses.score_rows", lambda *_, **__: pytest.fail("asked again"))
     run_experiment(kind, settings, command="tclora experiment tiny.yaml")
     assert (tmp_path / "out" / "results.json").read_bytes() == before
     assert json.loads(before)["answer"] == result.page.answer

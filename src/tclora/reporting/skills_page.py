@@ -171,10 +171,10 @@ def _how(record: SkillsRecord, settings: SkillsSettings) -> list[str]:
 
 def _company(settings: SkillsSettings) -> str:
     """In what company each skill was learned, beside that of nobody's pair."""
-    formats = [f"also in {listing(settings.content_formats)}"] if settings.content_formats else []
+    formats = f", also in {listing(settings.content_formats)}" if settings.content_formats else ""
     contents = [f"{name} on {listing(given)}" for name, given in settings.format_contents.items()]
     return (
-        f"A content skill is learned with plain answers{', '.join(['', *formats])}; a format on repeated words"
+        f"A content skill is learned with plain answers{formats}; a format on repeated words"
         f"{' and on other questions, ' + listing(contents) if contents else ''}. No adapter but the oracle has seen a "
         "content in the format it is paired with."
     )

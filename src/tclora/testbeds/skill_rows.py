@@ -3,8 +3,8 @@
 In: names of skills, a level, a split, a number and a seed. Out: `SkillRow`s. A question belongs to one split by a hash
 of its text, whatever the seed, so no test question is ever trained on, alone or jointly. Format rows repeat a given
 word; where asked, a format is also learned on questions of other contents, and a content in other formats. The joint
-questions alone ask for that content in that format. Refused: pairs that do not fit
-(number words for answers that are no numbers), and more rows than a skill has questions.
+questions alone ask for that content in that format. Refused: pairs that do not fit (number words for answers that are
+no numbers), and more rows than a skill has questions.
 """
 
 import hashlib

@@ -54,7 +54,7 @@ class Scorer:
 
     def losses(self, adapter: Adapter | None, rows: RowSet, wanted: Sequence[int] | None = None) -> Losses:
         """Losses of some rows (None: all) with an adapter, or of the base alone."""
-        found = self._rows(adapter, rows, list(range(len(rows.tokens)) if wanted is None else wanted))
+        found = self.rows(adapter, rows, list(range(len(rows.tokens)) if wanted is None else wanted))
         pairs = [row for row in found if not isinstance(row, str)]
         return Losses(
             np.array([nats for nats, _ in pairs], dtype=np.float64), np.array([n for _, n in pairs], dtype=np.int64)
@@ -62,10 +62,11 @@ class Scorer:
 
     def right(self, adapter: Adapter | None, answers: RowSet, fold: Fold, wanted: Sequence[int]) -> list[bool]:
         """Whether the generated answers to some of the fold's first rows are exactly right."""
-        given = self._rows(adapter, answers, list(wanted))
+        given = self.rows(adapter, answers, list(wanted))
         return [is_exact_match(str(answer), fold.examples[i].output) for i, answer in zip(wanted, given, strict=True)]
 
-    def _rows(self, adapter: Adapter | None, rows: RowSet, wanted: list[int]) -> list[Row]:
+    def rows(self, adapter: Adapter | None, rows: RowSet, wanted: list[int]) -> list[Row]:
+        """What `score_rows` gives for some rows, from the disk where it is there."""
         if not wanted:
             return []
         digest = None if adapter is None else adapter_digest(adapter)

@@ -13,13 +13,12 @@ import numpy as np
 
 from tclora.adapters import Adapter
 from tclora.config.experiment_skills import PairConfig, SkillMergeConfig, SkillsSettings
-from tclora.evaluation.cache import adapter_digest, base_digest, load_rows, row_key, store_rows
-from tclora.evaluation.rows import Row, RowSet, score_rows
+from tclora.evaluation.rows import Row, RowSet
 from tclora.merging import merge_adapters
 from tclora.models import Base, tokenize_example, tokenize_prompt
 from tclora.pipeline.checks.cut_rank import cut_rank, largest_rank
 from tclora.pipeline.experiments.adapter_arithmetic import scaled
-from tclora.pipeline.experiments.folded import folded
+from tclora.pipeline.experiments.losses import Scorer
 from tclora.pipeline.experiments.skills_library import SkillsLibrary, examples_of
 from tclora.shapes import Bool
 from tclora.testbeds import SkillRow, Split, content_rows, format_rows, joint_rows, score_answer
@@ -42,8 +41,8 @@ class Asker:
     """One base load, any adapters, results kept on disk."""
 
     def __init__(self, base: Base, settings: SkillsSettings, cache: Path):
-        self.base, self.settings, self.cache = base, settings, cache
-        self._key = base_digest(base)
+        self.base, self.settings = base, settings
+        self._scorer = Scorer(base, cache, settings.batch_size)
 
     def answers(self, adapter: Adapter | None, rows: Sequence[SkillRow]) -> list[str]:
         """Greedy answers to the prompts of the rows."""
@@ -60,19 +59,7 @@ class Asker:
         return sum(nats for nats, _ in pairs) / sum(n for _, n in pairs)
 
     def _rows(self, adapter: Adapter | None, rows: RowSet) -> list[Row]:
-        wanted = list(range(len(rows.tokens)))
-        key = row_key(self._key, None if adapter is None else adapter_digest(adapter), rows, wanted)
-        found = load_rows(self.cache, key, len(wanted))
-        if found is None:
-            found = self._ask(adapter, rows, wanted)
-            store_rows(self.cache, key, found)
-        return found
-
-    def _ask(self, adapter: Adapter | None, rows: RowSet, wanted: list[int]) -> list[Row]:
-        if adapter is None:
-            return score_rows(self.base, rows, wanted, batch_size=self.settings.batch_size)
-        with folded(self.base, adapter):
-            return score_rows(self.base, rows, wanted, batch_size=self.settings.batch_size)
+        return self._scorer.rows(adapter, rows, list(range(len(rows.tokens))))
 
 
 def measure_pair(asker: Asker, library: SkillsLibrary, pair: PairConfig) -> dict[str, JointScores]:

@@ -8,6 +8,7 @@ outside the extension's folder is written: until the index names it, the old lib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +19,8 @@ from tclora.artifacts import read_json, write_json
 from tclora.clustering import load_clusters, save_clusters, summarize_clusters
 from tclora.config import MergeConfig, RunConfig, TrainConfig
 from tclora.data import Example, read_examples, write_examples
-from tclora.merging import merge_adapters, parse_params
-from tclora.merging.learning import learns, write_learned
+from tclora.merging import parse_params
+from tclora.merging.learning import learns
 from tclora.models import base_files_digest
 from tclora.pipeline.executors import executor_for
 from tclora.pipeline.extension.assign import Assignment
@@ -28,9 +29,9 @@ from tclora.pipeline.extension.record import ExtendRecord
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.libraries.index import Library, LibraryEntry
 from tclora.pipeline.libraries.samples import Samples, mixed_sample, save_sample
-from tclora.pipeline.merges.write import write_merged
 from tclora.pipeline.progress import Progress
-from tclora.pipeline.stages.learn import RowSources, learn_in_run, row_files
+from tclora.pipeline.stages.learn import RowSources, row_files
+from tclora.pipeline.stages.merge import MergeOutput, merge_into
 from tclora.pipeline.stages.stage import Stage, run_stage
 from tclora.pipeline.stages.train_groups import train_jobs
 from tclora.records import ClusterRecord, ClusterSummary, TrainRecord, from_json, to_json
@@ -135,27 +136,12 @@ def _train_job(job: ExtendJob, entry: LibraryEntry, folder: Path) -> TrainJob:
 
 def _merge(job: ExtendJob, merge: MergeConfig, entries: Sequence[LibraryEntry], folder: Path, told: Progress) -> None:
     adapters = [read_adapter(job.library.root / entry.folder, name=entry.name) for entry in entries]
-    params, weights = merge.params, _weights(merge, entries)
-
-    def step(done: int, total: int) -> None:
-        told.step(f"merge {merge.label}", done, total)
-
+    sources = None
     if learns(merge.method):
         files = row_files(merge, job.library.root, {entry.name: entry.train_file for entry in entries})
         sources = RowSources(job.config.base, files, job.config.seed)
-        params, found, learned = learn_in_run(merge, adapters, sources, step)
-        weights = weights if found is None else found
-        write_learned(learned, folder)
-    result = merge_adapters(
-        adapters,
-        merge.method,
-        params=params,
-        adapter_weights=weights,
-        scale=merge.scale,
-        name=merge.label,
-        on_progress=step,
-    )
-    write_merged(result, folder, dtype=merge.dtype, out=merge.label, command=f"tclora extend (merge '{merge.label}')")
+    out = MergeOutput(folder, merge.label, f"tclora extend (merge '{merge.label}')")
+    merge_into(out, merge, adapters, _weights(merge, entries), sources, partial(told.step, f"merge {merge.label}"))
 
 
 def _weights(merge: MergeConfig, entries: Sequence[LibraryEntry]) -> tuple[float, ...] | None:

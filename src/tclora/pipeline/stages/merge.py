@@ -5,13 +5,13 @@ does several at a time. A method that learns reads some training rows of each ad
 in its folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from tclora.adapters import read_adapter
+from tclora.adapters import Adapter, read_adapter
 from tclora.artifacts import Manifest, folder_lock, is_complete, read_json
 from tclora.config import MergeConfig, RunConfig
 from tclora.errors import ConfigError
@@ -25,7 +25,24 @@ from tclora.pipeline.stages.learn import RowSources, learn_in_run
 from tclora.pipeline.stages.stage import Stage, inputs_digest, run_stage
 from tclora.records import ClusterRecord, MergeRecord, from_json
 
-__all__ = ["MergeSource", "check_weights", "merge_source", "merge_stage", "read_merge_records"]
+__all__ = [
+    "MergeOutput",
+    "MergeSource",
+    "check_weights",
+    "merge_into",
+    "merge_source",
+    "merge_stage",
+    "read_merge_records",
+]
+
+
+@dataclass(frozen=True)
+class MergeOutput:
+    """Where the result of a merge goes, what it is called, and the command that its card names."""
+
+    folder: Path
+    name: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -148,23 +165,38 @@ def _run_merge(job: _MergeJob) -> Manifest:
 
 
 def _build(job: _MergeJob, folder: Path) -> None:
-    merge, told = job.merge, partial(report, job.stage.name)
     adapters = [read_adapter(Path(one)) for one in job.adapters]
-    params, weights, learned = merge.params, _weights(merge, job.sizes), None
-    if job.sources is not None:
-        params, found, learned = learn_in_run(merge, adapters, job.sources, told)
-        weights = weights if found is None else found
-        write_learned(learned, folder)
+    weights, told = _weights(job.merge, job.sizes), partial(report, job.stage.name)
+    merge_into(MergeOutput(folder, job.name, job.command), job.merge, adapters, weights, job.sources, told)
+
+
+def merge_into(
+    out: MergeOutput,
+    merge: MergeConfig,
+    adapters: Sequence[Adapter],
+    weights: tuple[float, ...] | None,
+    sources: RowSources | None,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Learn what the method learns (where there are `sources`), merge, and write the result.
+
+    Raises:
+        TcLoraError: as `learn_in_run` and `merge_adapters`.
+    """
+    params, found = merge.params, None
+    if sources is not None:
+        params, found, learned = learn_in_run(merge, adapters, sources, on_progress)
+        write_learned(learned, out.folder)
     result = merge_adapters(
         adapters,
         merge.method,
         params=params,
-        adapter_weights=weights,
+        adapter_weights=weights if found is None else found,
         scale=merge.scale,
-        name=job.name,
-        on_progress=told,
+        name=out.name,
+        on_progress=on_progress,
     )
-    write_merged(result, folder, dtype=merge.dtype, out=job.name, command=job.command)
+    write_merged(result, out.folder, dtype=merge.dtype, out=out.name, command=out.command)
 
 
 def _weights(merge: MergeConfig, sizes: Sequence[int]) -> tuple[float, ...] | None:
