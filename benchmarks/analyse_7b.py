@@ -60,7 +60,7 @@ def best_of(repeats: int, run) -> dict:
 
 def tclora_side(args: argparse.Namespace, adapters: list[Path], cp_rank: int) -> dict:
     """The command, from its start to its end."""
-    command = [sys.executable, "-c", "import sys; from tclora.cli import main; sys.exit(main())", "analyse"]
+    command = [sys.executable, "-c", "from tclora.cli import entry; entry()", "analyse"]
     command += [*map(str, adapters), "-o", str(args.folder / "analysis"), "--cp-rank", str(cp_rank)]
     command += ["--overwrite", "--quiet", "--json"]
     evict(adapters)
@@ -124,6 +124,7 @@ def report(args: argparse.Namespace, ours: dict[int, dict], reading: dict[str, d
             "analyse_ratio_to_disk": figures["analyse_s"] / disk["wall_s"],
             "analyse_ratio_to_safetensors": figures["analyse_s"] / tensors["wall_s"],
             "ratio_to_disk_command": figures["wall_s"] / disk["command_s"],
+            "ratio_to_safetensors_command": figures["wall_s"] / tensors["command_s"],
         }
         sides[f"cp_rank_{rank}"] = figures | ratios
         print(

@@ -78,7 +78,7 @@ def timed_io(args: argparse.Namespace) -> dict:
 
 def tclora_side(args: argparse.Namespace, adapters: list[Path]) -> dict:
     """The command, from its start to its end."""
-    command = [sys.executable, "-c", "import sys; from tclora.cli import main; sys.exit(main())", "merge"]
+    command = [sys.executable, "-c", "from tclora.cli import entry; entry()", "merge"]
     rank = ["--cp-rank", str(CP_RANK)] if args.method == "tc_lora" else []
     out = args.folder / "merged"
     command += [*map(str, adapters), "-o", str(out), "--method", args.method, *rank]

@@ -38,12 +38,10 @@ _N_ROWS, _SEEN = 256, 1e-5
 
 @dataclass(frozen=True)
 class _UnitGrams:
-    """Of one side of some modules: inner products of its unit columns, the norms of the columns, and unit columns along
-    one fixed direction."""
+    """Of one side of some modules: inner products of its unit columns, and the norms of the columns."""
 
     gram: Float[Tensor, "m P P"]
     norms: Float[Tensor, "m P"]
-    along: Float[Tensor, "m P"]
 
 
 def singular_grams(stack: ModuleStack) -> SingularGrams:
@@ -60,7 +58,8 @@ def singular_grams(stack: ModuleStack) -> SingularGrams:
     parts: list[tuple[list[int], SingularGrams]] = []
     if taken:
         sides = [_side([side[j] for j in taken]) for side in (out, into)]
-        found, sound = _from_unit_grams(sides[0], sides[1], stack.ranks)
+        along = torch.stack([_along(stack.out_stack[j], sides[0].norms[k]) for k, j in enumerate(taken)])
+        found, sound = _from_unit_grams(sides[0], sides[1], along, stack.ranks)
         taken = [j for j, good in zip(taken, sound.tolist(), strict=True) if good]
         parts.append((taken, _take(found, sound)))
     left = sorted(set(range(stack.m)) - set(taken))
@@ -69,12 +68,12 @@ def singular_grams(stack: ModuleStack) -> SingularGrams:
     return _in_order(parts)
 
 
-_Side = tuple[Tensor, Tensor, Tensor]
+_Side = tuple[Tensor, Tensor]
 
 
 def _side(modules: Sequence[_Side | None]) -> _UnitGrams:
-    gram, norms, along = (torch.stack(part) for part in zip(*(m for m in modules if m is not None), strict=True))
-    return _UnitGrams(gram, norms, along)
+    gram, norms = (torch.stack(part) for part in zip(*(m for m in modules if m is not None), strict=True))
+    return _UnitGrams(gram, norms)
 
 
 def _unit_gram(columns: Float[Tensor, "d P"]) -> _Side | None:
@@ -84,13 +83,13 @@ def _unit_gram(columns: Float[Tensor, "d P"]) -> _Side | None:
         if bool((norms > _TINY).all() and torch.isfinite(norms).all()):
             lower, info = torch.linalg.cholesky_ex(gram)
             if not int(info) and float(lower.diagonal().min()) >= _LEAST_SINGLE_PIVOT:
-                return gram, norms, _along(columns, norms)
+                return gram, norms
     columns = columns.double()
     gram, norms = _divided(_product(columns))
     small = norms <= _TINY
     if not bool(torch.isfinite(norms).all()) or bool(small.any() and columns[:, small].any()):
         return None
-    return gram, norms, _along(columns, norms)
+    return gram, norms
 
 
 def _divided(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,15 +127,18 @@ def _product(columns: Tensor) -> Tensor:
 
 
 def _from_unit_grams(
-    out: _UnitGrams, into: _UnitGrams, ranks: tuple[int, ...]
+    out: _UnitGrams, into: _UnitGrams, along: Float[Tensor, "m P"], ranks: tuple[int, ...]
 ) -> tuple[SingularGrams, Bool[Tensor, " m"]]:
-    """The inner products of singular vectors, and for which modules they may be trusted."""
+    """The inner products of singular vectors, and for which modules they may be trusted.
+
+    `along`: the unit out columns along one fixed direction.
+    """
     values = torch.zeros_like(out.norms)
     sound = torch.ones(len(values), dtype=torch.bool, device=values.device)
     out_turns, in_turns = [], []
     for _, columns in rank_groups(ranks):
         found = _triplets(_blocks(out, columns), _blocks(into, columns))
-        signs = _signs(out.along[:, columns], found.out_turn)
+        signs = _signs(along[:, columns], found.out_turn)
         out_turns.append((columns, found.out_turn * signs))
         in_turns.append((columns, found.in_turn * signs))
         values[:, columns] = found.values

@@ -66,7 +66,8 @@ def measure_stack(stack: ModuleStack, adapters: tuple[str, ...], settings: Analy
 
 def plain(columns: Tensor) -> list:
     """A tensor as nested lists of numbers, NaN as None."""
-    return _without_nan(columns.tolist())
+    values = columns.tolist()
+    return _without_nan(values) if bool(columns.isnan().any()) else values
 
 
 def _without_nan(values: list) -> list:

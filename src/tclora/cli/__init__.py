@@ -3,6 +3,6 @@
 Commands import their work when they run, so that `tclora --help` loads neither torch nor transformers.
 """
 
-from tclora.cli.app import main
+from tclora.cli.app import entry, main
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]

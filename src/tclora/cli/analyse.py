@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tclora.cli.console import emit_json, progress_for
+from tclora.cli.heavy_imports import heavy_imports
 from tclora.cli.read_ahead import read_ahead
 
 __all__ = ["analyse"]
@@ -28,8 +29,9 @@ def analyse(
 ) -> None:
     """See where LoRA adapters collide, layer by layer, without the base model."""
     read_ahead(adapters)
-    from tclora.analysis import AnalysisSettings
-    from tclora.pipeline.analyse_folders import AnalyseRequest, analyse_folders
+    with heavy_imports():
+        from tclora.analysis import AnalysisSettings
+        from tclora.pipeline.analyse_folders import AnalyseRequest, analyse_folders
 
     request = AnalyseRequest(
         adapters=tuple(adapters),
@@ -49,11 +51,8 @@ def analyse(
 
 def _plain(result) -> dict[str, object]:
     """Everything but the pairs of single modules, which are many; the folder holds them."""
-    from tclora.records import to_json
-
-    data = to_json(result.analysis)
-    data["modules"] = [{key: value for key, value in m.items() if key != "pairs"} for m in data["modules"]]
-    return data | {"out": result.out, "wall_s": round(result.wall_s, 3)}
+    modules = [{key: value for key, value in vars(m).items() if key != "pairs"} for m in result.analysis.modules]
+    return vars(result.analysis) | {"modules": modules, "out": result.out, "wall_s": round(result.wall_s, 3)}
 
 
 def _show(result) -> None:

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 import typer
 
@@ -16,6 +17,7 @@ from tclora.cli.evaluate import evaluate
 from tclora.cli.experiment import experiment
 from tclora.cli.export_jobs import export_jobs
 from tclora.cli.extend import extend
+from tclora.cli.leave import leave
 from tclora.cli.library import library_app
 from tclora.cli.many_values import ManyValues
 from tclora.cli.merge import merge
@@ -26,7 +28,7 @@ from tclora.cli.study import study
 from tclora.cli.tasks import tasks
 from tclora.errors import TcLoraError, printable
 
-__all__ = ["app", "main"]
+__all__ = ["app", "entry", "main"]
 
 app = typer.Typer(
     help="Many LoRA adapters to one: clustered training and tensorized merging (TC-LoRA).",
@@ -60,7 +62,15 @@ def _top(version: bool = typer.Option(False, "--version", help="Print the versio
         raise typer.Exit
 
 
-def main(arguments: list[str] | None = None) -> None:
+def entry() -> NoReturn:
+    """What the installed command calls: `main`, and then the shortest way out of the process."""
+    try:
+        main()
+    except SystemExit as stop:
+        leave(stop.code if isinstance(stop.code, int) else int(stop.code is not None))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its status."""
     words = sys.argv[1:] if arguments is None else arguments
     for number in (signal.SIGINT, signal.SIGTERM):

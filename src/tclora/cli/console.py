@@ -118,8 +118,8 @@ def progress_for(quiet: bool):
 
 
 def emit_json(value: Any) -> None:
-    """The result as one line of strict JSON on stdout."""
-    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    """The result as one line of strict JSON on stdout; records are written as their fields."""
+    sys.stdout.write(json.dumps(value, allow_nan=False, default=vars) + "\n")
 
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tclora.cli.console import emit_json, progress_for, show_table
+from tclora.cli.heavy_imports import heavy_imports
 from tclora.cli.read_ahead import read_ahead
 from tclora.errors import ConfigError
 
@@ -72,7 +73,8 @@ def merge(
         return run_until(adapters[0], "merge", set_ or [], seed=seed, dry_run=dry_run, as_json=as_json, quiet=quiet)
     if out is None:
         raise ConfigError("no output is named", where="tclora merge", do="add -o OUT")
-    from tclora.pipeline.merges.folders import MergeRequest, merge_folders, plan_folders
+    with heavy_imports():
+        from tclora.pipeline.merges.folders import MergeRequest, merge_folders, plan_folders
 
     request = MergeRequest(
         file=merge_file_from(keys, flags, where=where),
