@@ -21,6 +21,7 @@ ROWS: list[list[str]] = [
     ["serving"],
     ["pipeline"],
     ["cli"],
+    ["__main__"],
 ]
 ROW = {package: index for index, row in enumerate(ROWS) for package in row}
 

@@ -1,0 +1,5 @@
+"""`python -m tclora`: the command line."""
+
+from tclora.cli import entry
+
+entry()
