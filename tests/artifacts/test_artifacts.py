@@ -166,3 +166,58 @@ def test_a_second_run_names_the_first_and_a_killed_run_frees_the_folder(tmp_path
     with folder_lock(tmp_path):
         pass
     assert names(tmp_path) == []
+
+
+def test_partials_of_another_name_are_left_alone(tmp_path):
+    others = [".m.5.old-123.partial", ".m.5.new-9.partial", ".mm.new-9.partial", ".m.json.9.partial", ".m.notes"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".m.new-9.partial").mkdir()
+    remove_partials(tmp_path / "m")
+    assert names(tmp_path) == sorted(others)
+
+
+@pytest.mark.parametrize("name", ["g[1]", "*", "a b", "ä" * 120, "x" * 250])
+def test_partials_of_any_name_are_found_again(tmp_path, name):
+    with staged_folder(tmp_path / name) as staging:
+        assert len(os.fsencode(staging.name)) <= 255
+        killed = staging.name
+    (tmp_path / killed).mkdir()
+    (tmp_path / ".other.new-1.partial").mkdir()
+    remove_partials(tmp_path / name)
+    assert names(tmp_path) == sorted([".other.new-1.partial", name])
+
+
+def test_the_folder_of_a_living_writer_is_not_touched(tmp_path):
+    body = """
+        import sys, time
+        from pathlib import Path
+        from tclora.artifacts import staged_folder
+        with staged_folder(Path(sys.argv[1])) as staging:
+            (staging / "theirs").touch()
+            print("ready", flush=True)
+            sys.stdin.readline()
+        """
+    command = [sys.executable, "-c", textwrap.dedent(body), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(OutputExistsError), staged_folder(tmp_path / "out") as staging:
+            (staging / "ours").touch()
+            other.communicate("go on\n")
+        assert other.returncode == 0
+    assert names(tmp_path / "out") == ["theirs"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_a_killed_overwriting_set_aside_counts_as_an_output(tmp_path):
+    finished(tmp_path / ".out.old-1.partial")
+    with pytest.raises(OutputExistsError), staged_folder(tmp_path / "out"):
+        pass
+    assert is_complete(tmp_path / "out", "k")
+
+
+def test_a_place_that_the_system_refuses_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "out", tmp_path / ("x" * 300)):
+        with pytest.raises(ArtifactError, match="could not be written"), staged_folder(place):
+            pass

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tclora.adapters.config import CONFIG_FILE
-from tclora.errors import ArtifactError, OutputExistsError
+from tclora.artifacts import named_refusals
+from tclora.errors import OutputExistsError
 
-__all__ = ["named_refusals", "new_folder", "refuse_existing", "write_file"]
+__all__ = ["new_folder", "refuse_existing", "write_file"]
 
 
 def refuse_existing(folder: Path, *, overwrite: bool) -> None:
@@ -65,24 +66,6 @@ def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
             _sync(place.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextmanager
-def named_refusals(folder: Path) -> Iterator[None]:
-    """Say what the file system refused, and where.
-
-    Raises:
-        ArtifactError: in place of an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ArtifactError(
-            "the output could not be written",
-            where=folder,
-            found=error.strerror or str(error),
-            do="make room or choose another place; nothing was left behind",
-        ) from error
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -19,10 +19,11 @@ from tclora.adapters.factors import all_finite, balance_factors, pad_rank
 from tclora.adapters.keys import tensor_names
 from tclora.adapters.locate import WEIGHTS_FILE
 from tclora.adapters.lora import Adapter
-from tclora.adapters.new_folder import named_refusals, new_folder, refuse_existing, write_file
+from tclora.adapters.new_folder import new_folder, refuse_existing, write_file
 from tclora.adapters.targets import minimal_targets
 from tclora.adapters.threads import one_thread
 from tclora.adapters.weights_writer import STORED_DTYPES, write_tensors
+from tclora.artifacts import named_refusals
 from tclora.errors import AdapterError, ConfigError
 
 __all__ = ["CARD_FILE", "fill_adapter_folder", "write_adapter"]

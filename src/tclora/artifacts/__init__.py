@@ -3,10 +3,9 @@
 from tclora.artifacts.files import (
     digest_of,
     fsync_folder,
+    partial_name,
     read_json,
-    remove_partials,
     sha256_file,
-    staged_folder,
     write_bytes,
     write_json,
 )
@@ -21,6 +20,7 @@ from tclora.artifacts.manifest import (
     version_facts,
     write_manifest,
 )
+from tclora.artifacts.staged import named_refusals, remove_partials, staged_folder
 
 __all__ = [
     "MANIFEST_NAME",
@@ -31,6 +31,8 @@ __all__ = [
     "fsync_folder",
     "is_complete",
     "machine_facts",
+    "named_refusals",
+    "partial_name",
     "read_json",
     "read_manifest",
     "remove_partials",

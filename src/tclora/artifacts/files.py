@@ -1,32 +1,32 @@
 """Digests and atomic writes.
 
-A file is written under a temporary name beside its destination, flushed to disk and renamed; a folder likewise.
-So a reader sees the old content or the new, never a part, and a killed process leaves only `.partial` names.
+A file is written under a temporary name beside its destination, flushed to disk and renamed. So a reader sees the old
+content or the new, never a part, and a killed process leaves only a `.partial` name.
 """
 
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any
 
-from tclora.errors import ArtifactError, OutputExistsError
+from tclora.errors import ArtifactError
 
 __all__ = [
     "digest_of",
     "fsync_folder",
+    "partial_name",
+    "partial_pattern",
     "read_json",
-    "remove_partials",
     "sha256_file",
-    "staged_folder",
     "write_bytes",
     "write_json",
 ]
 
 _PARTIAL = ".partial"
+# Bytes of a name that a temporary name repeats; file systems take 255 in all.
+_LONGEST = 180
 
 
 def sha256_file(path: Path) -> str:
@@ -57,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: temporary name, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.parent / f".{path.name}.{os.getpid()}{_PARTIAL}"
+    partial = path.parent / partial_name(path.name)
     try:
         with partial.open("wb") as file:
             file.write(content)
@@ -70,6 +70,22 @@ def write_bytes(path: Path, content: bytes) -> None:
     fsync_folder(path.parent)
 
 
+def partial_name(name: str, kind: str = "") -> str:
+    """The hidden name under which this process writes what will be called `name`."""
+    return f".{_stem(name)}.{kind and kind + '-'}{os.getpid()}{_PARTIAL}"
+
+
+def partial_pattern(name: str) -> re.Pattern[str]:
+    """The hidden names of what any process writes for `name`, and of nothing else; the group `kind` may be empty."""
+    return re.compile(rf"\.{re.escape(_stem(name))}\.(?:(?P<kind>\w+)-)?\d+{re.escape(_PARTIAL)}")
+
+
+def _stem(name: str) -> str:
+    if len(os.fsencode(name)) <= _LONGEST:
+        return name
+    return os.fsencode(name)[: _LONGEST // 2].decode(errors="ignore") + "-" + digest_of(name)[:16]
+
+
 def fsync_folder(folder: Path) -> None:
     """Make renames inside `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -77,65 +93,3 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def staged_folder(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Yield an empty folder that becomes `destination` when the block ends without an error.
-
-    With `overwrite` the old folder is removed only after the new one is complete and on disk.
-
-    Raises:
-        OutputExistsError: the destination exists and `overwrite` is false.
-    """
-    if destination.exists() and not overwrite:
-        raise OutputExistsError("the output exists", where=destination, do="choose another, or pass --overwrite")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    remove_partials(destination)
-    staging = _partial_path(destination, "new")
-    staging.mkdir()
-    try:
-        yield staging
-        _fsync_tree(staging)
-        _swap(staging, destination)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def remove_partials(destination: Path) -> None:
-    """Remove what killed writers of `destination` left beside it, and put back what a swap had set aside."""
-    aside = sorted(destination.parent.glob(f".{destination.name}.old-*{_PARTIAL}"))
-    if aside and not destination.exists():
-        aside[0].rename(destination)
-    for left in destination.parent.glob(f".{destination.name}.*{_PARTIAL}"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-
-
-def _partial_path(destination: Path, kind: str) -> Path:
-    return destination.parent / f".{destination.name}.{kind}-{os.getpid()}{_PARTIAL}"
-
-
-def _swap(staging: Path, destination: Path) -> None:
-    if destination.exists():
-        # rename() cannot replace a non-empty folder, so the old one steps aside first.
-        aside = _partial_path(destination, "old")
-        destination.rename(aside)
-        staging.rename(destination)
-        shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
-    else:
-        staging.rename(destination)
-    fsync_folder(destination.parent)
-
-
-def _fsync_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            fsync_folder(path)
-        else:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    fsync_folder(folder)

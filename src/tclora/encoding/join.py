@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tclora.artifacts import fsync_folder
+from tclora.artifacts import fsync_folder, partial_name
 from tclora.encoding.job import ShardRecord
 from tclora.encoding.rows_file import header_bytes
 from tclora.errors import ArtifactError
@@ -39,7 +39,7 @@ def join_shards(records: Sequence[ShardRecord], out: Path) -> Path:
         return Path(records[0].rows_file)
     ((d_embed, dtype),) = kinds
     n_rows = sum(record.n_rows for record in records)
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
+    partial = out.with_name(partial_name(out.name))
     try:
         with partial.open("wb") as file:
             file.write(header_bytes(n_rows, d_embed, dtype))

@@ -6,7 +6,6 @@ belong together, or are of another format.
 """
 
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -18,7 +17,7 @@ from tclora.adapters import LoraFactors
 from tclora.adapters.stored_modules import open_tensors
 from tclora.adapters.weights_file import read_header
 from tclora.adapters.weights_writer import write_tensors
-from tclora.artifacts import fsync_folder, read_json, sha256_file, write_json
+from tclora.artifacts import fsync_folder, partial_name, read_json, sha256_file, write_json
 from tclora.errors import AdapterError, ArtifactError
 from tclora.merging.learning.learned import Learned
 from tclora.merging.learning.statistics import AdapterStatistics
@@ -127,7 +126,7 @@ def _tensors(learned: Learned) -> dict[str, Tensor]:
 
 
 def _write_tensors(tensors: dict[str, Tensor], path: Path) -> str:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(partial_name(path.name))
     partial.unlink(missing_ok=True)
     try:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,139 @@
+"""A folder that appears whole or not at all.
+
+In: where it is to be. Out: a hidden folder beside it to write into, renamed when every file is on disk. A killed
+writer leaves hidden folders only; the next writer of the same place removes those, and puts back what a swap had set
+aside. The kernel drops the lock of a killed writer, so nothing of a living one is ever touched.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tclora.artifacts.files import fsync_folder, partial_name, partial_pattern
+from tclora.errors import ArtifactError, OutputExistsError
+
+__all__ = ["named_refusals", "remove_partials", "staged_folder"]
+
+
+@contextmanager
+def staged_folder(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder that becomes `destination` when the block ends without an error.
+
+    With `overwrite` the old folder is removed only after the new one is complete and on disk.
+
+    Raises:
+        OutputExistsError: the destination exists, or came into being meanwhile, and `overwrite` is false.
+        ArtifactError: the file system refused the folder.
+    """
+    with named_refusals(destination):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        remove_partials(destination)
+        _refuse_taken(destination, overwrite)
+        staging = destination.parent / partial_name(destination.name, "new")
+        staging.mkdir()
+    with _held(staging):
+        try:
+            yield staging
+            with named_refusals(destination):
+                _fsync_tree(staging)
+                _refuse_taken(destination, overwrite)
+                _swap(staging, destination)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def remove_partials(destination: Path) -> None:
+    """Remove what killed writers of `destination` left beside it, and put back what a swap had set aside."""
+    pattern, folder = partial_pattern(destination.name), destination.parent
+    found = filter(None, map(pattern.fullmatch, sorted(os.listdir(folder)))) if folder.is_dir() else ()
+    left = {match.group(): match["kind"] for match in found if not _is_held(folder / match.group())}
+    for name in (name for name, kind in left.items() if kind == "old" and not destination.exists()):
+        (folder / name).rename(destination)
+    for name in left:
+        _remove(folder / name)
+
+
+@contextmanager
+def named_refusals(place: Path) -> Iterator[None]:
+    """Say what the file system refused, and where.
+
+    Raises:
+        ArtifactError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            "the output could not be written",
+            where=place,
+            found=error.strerror or str(error),
+            do="make room or choose another place; nothing was left behind",
+        ) from error
+
+
+def _refuse_taken(destination: Path, overwrite: bool) -> None:
+    if destination.exists() and not overwrite:
+        raise OutputExistsError("the output exists", where=destination, do="choose another, or pass --overwrite")
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder, which stays its own when it is renamed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # A file system without locks has one writer at a time, or none is told apart.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _swap(staging: Path, destination: Path) -> None:
+    if destination.exists():
+        # rename() cannot replace a non-empty folder, so the old one steps aside first, held as ours.
+        aside = destination.parent / partial_name(destination.name, "old")
+        with _held(destination):
+            destination.rename(aside)
+            staging.rename(destination)
+            _remove(aside)
+    else:
+        staging.rename(destination)
+    fsync_folder(destination.parent)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            fsync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    fsync_folder(folder)
