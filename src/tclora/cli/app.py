@@ -7,7 +7,8 @@ import json
 import signal
 import sys
 import traceback
-from typing import NoReturn
+from contextlib import suppress
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -17,18 +18,20 @@ from tclora.cli.evaluate import evaluate
 from tclora.cli.experiment import experiment
 from tclora.cli.export_jobs import export_jobs
 from tclora.cli.extend import extend
-from tclora.cli.leave import leave
 from tclora.cli.library import library_app
 from tclora.cli.many_values import ManyValues
 from tclora.cli.merge import merge
 from tclora.cli.methods import methods
+from tclora.cli.process import begin, leave
 from tclora.cli.quickstart import quickstart
 from tclora.cli.run import register_stages, run
 from tclora.cli.study import study
 from tclora.cli.tasks import tasks
-from tclora.errors import TcLoraError, printable
+from tclora.errors import ConfigError, TcLoraError, printable
 
 __all__ = ["app", "entry", "main"]
+
+_USAGE = 2
 
 app = typer.Typer(
     help="Many LoRA adapters to one: clustered training and tensorized merging (TC-LoRA).",
@@ -64,6 +67,7 @@ def _top(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def entry() -> NoReturn:
     """What the installed command calls: `main`, and then the shortest way out of the process."""
+    begin()
     try:
         main()
     except SystemExit as stop:
@@ -84,6 +88,10 @@ def _status(words: list[str]) -> int:
         app(args=words, prog_name="tclora")
     except TcLoraError as error:
         return _told(error, words)
+    except SystemExit as stop:
+        if stop.code == _USAGE:
+            _tell_facts(ConfigError("the command line cannot be read", do="see the message on stderr"), words)
+        raise
     except Exception as error:
         return _unforeseen(error, words)
     return 0
@@ -92,21 +100,35 @@ def _status(words: list[str]) -> int:
 def _told(error: TcLoraError, words: list[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    sys.stderr.write(f"{type(error).__name__}: {error}\n")
-    if "--json" in words:
-        sys.stdout.write(json.dumps(error.facts()) + "\n")
+    _put(sys.stderr, f"{type(error).__name__}: {error}\n")
+    _tell_facts(error, words)
     return error.exit_status
 
 
 def _unforeseen(error: Exception, words: list[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    sys.stderr.write(f"{type(error).__name__}: {printable(str(error))}\n  do        run it again with --debug\n")
+    do = "run it again with --debug"
+    _put(sys.stderr, f"{type(error).__name__}: {printable(str(error))}\n  do        {do}\n")
+    _tell_facts(TcLoraError(str(error), do=do), words, kind=type(error).__name__)
     return 1
+
+
+def _tell_facts(error: TcLoraError, words: list[str], kind: str | None = None) -> None:
+    if "--json" in words:
+        facts = error.facts() | ({} if kind is None else {"error": kind})
+        _put(sys.stdout, json.dumps(facts) + "\n")
+
+
+def _put(stream: TextIO, text: str) -> None:
+    # What nobody reads any more must not hide the status.
+    with suppress(OSError):
+        stream.write(text)
+        stream.flush()
 
 
 def _stopped(number: int, frame: object) -> None:
     # A second signal ends the process at once.
     signal.signal(number, signal.SIG_DFL)
-    sys.stderr.write(f"stopped by {signal.Signals(number).name}; run the same command again to go on\n")
+    _put(sys.stderr, f"stopped by {signal.Signals(number).name}; run the same command again to go on\n")
     raise SystemExit(128 + number)

@@ -1,5 +1,7 @@
 """The command's end: what an end owes is done, though nothing is taken apart."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -7,7 +9,7 @@ import pytest
 
 
 def end(body: str, status: int = 0) -> subprocess.CompletedProcess:
-    code = f"from tclora.cli.leave import leave\n{body}\nleave({status})\nprint('after the end')"
+    code = f"from tclora.cli.process import leave\n{body}\nleave({status})\nprint('after the end')"
     return subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60, check=False)
 
 
@@ -37,11 +39,39 @@ def test_idle_threads_of_an_executor_do_not_hold_it_up():
     assert (done.returncode, done.stdout) == (0, "done\n")
 
 
-def test_output_that_nobody_reads_does_not_hang_or_hide_the_status():
-    code = "from tclora.cli.leave import leave; print('said'); leave(3)"
+@pytest.mark.parametrize("size", [5, 5_000])
+@pytest.mark.parametrize(("status", "expected"), [(0, 1), (3, 3)])
+def test_output_that_nobody_reads_shows_in_the_status(size, status, expected):
+    code = f"from tclora.cli.process import leave\ntry: print('x' * {size})\nexcept OSError: pass\nleave({status})"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
-        assert process.wait(60) != 0
+        assert process.wait(60) == expected
+        assert process.stderr.read() == b""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_is_told(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tclora", "tasks", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and "could not be written" in done.stderr
+
+
+def test_a_process_without_streams_does_its_work(tmp_path):
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        command = f"{sys.executable} -m tclora --version {closed}"
+        assert subprocess.run(command, shell=True, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("words", ["merge --no-such-flag", "merge nowhere -o /dev/null/x", "no-such-command"])
+def test_every_failure_is_json_too(words):
+    done = subprocess.run(
+        [sys.executable, "-m", "tclora", *words.split(), "--json"], text=True, capture_output=True, check=False
+    )
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode in (1, 2) and done.stderr
+    assert facts["error"].endswith("Error") and facts["what"]
 
 
 def test_the_command_ends_with_the_status_of_main():
