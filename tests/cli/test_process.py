@@ -41,7 +41,8 @@ def test_idle_threads_of_an_executor_do_not_hold_it_up():
 
 @pytest.mark.parametrize("size", [5, 5_000])
 @pytest.mark.parametrize(("status", "expected"), [(0, 1), (3, 3)])
-def test_output_that_nobody_reads_shows_in_the_status(size, status, expected):
+def test_output_that_nobody_reads_shows_in_the_status(size, status, expected, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     code = f"from tclora.cli.process import leave\ntry: print('x' * {size})\nexcept OSError: pass\nleave({status})"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()

@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn
 
 import typer
 
@@ -30,8 +30,6 @@ from tclora.cli.tasks import tasks
 from tclora.errors import ConfigError, TcLoraError, printable
 
 __all__ = ["app", "entry", "main"]
-
-_USAGE = 2
 
 app = typer.Typer(
     help="Many LoRA adapters to one: clustered training and tensorized merging (TC-LoRA).",
@@ -89,8 +87,9 @@ def _status(words: list[str]) -> int:
     except TcLoraError as error:
         return _told(error, words)
     except SystemExit as stop:
-        if stop.code == _USAGE:
-            _tell_facts(ConfigError("the command line cannot be read", do="see the message on stderr"), words)
+        # A usage error has been shown on stderr by now; what a command says itself comes with no such message.
+        if message := getattr(stop.__context__, "format_message", None):
+            _tell_facts(ConfigError(message(), where="the command line", do="see --help"), words)
         raise
     except Exception as error:
         return _unforeseen(error, words)
@@ -120,7 +119,7 @@ def _tell_facts(error: TcLoraError, words: list[str], kind: str | None = None) -
         _put(sys.stdout, json.dumps(facts) + "\n")
 
 
-def _put(stream: TextIO, text: str) -> None:
+def _put(stream: Any, text: str) -> None:
     # What nobody reads any more must not hide the status.
     with suppress(OSError):
         stream.write(text)

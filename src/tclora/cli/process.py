@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn
 
 __all__ = ["begin", "leave"]
 
@@ -37,7 +37,7 @@ def leave(status: int) -> NoReturn:
     os._exit(status or int(bool(lost)))
 
 
-def _flush(stream: TextIO) -> OSError | None:
+def _flush(stream: Any) -> OSError | None:
     try:
         stream.flush()
     except OSError as error:
