@@ -163,3 +163,18 @@ def test_a_merge_is_told_from_a_run_by_its_keys(text, kind):
 def test_what_is_neither_or_both_is_refused(text, said):
     with pytest.raises(ConfigError, match=said):
         config_kind(parse_yaml(text), where="c.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", ["1e4", "5e-5", "+.1E3", "pay$day", "a$HOME/b", "${X:-y}", "$$", "100$", "yes", "007", "~"]
+)
+def test_an_adapter_of_any_name_survives_writing(tmp_path, name):
+    file = MergeFile(adapters=(AdapterEntry(adapter=name),))
+    assert merge_from(tmp_path, dump_merge_file(file)) == file
+
+
+def test_no_truth_value_is_a_weight(tmp_path):
+    with pytest.raises(ConfigError, match="weights"):
+        merge_from(tmp_path, "adapters: [A, B]\nweights: [yes, no]")
+    with pytest.raises(ConfigError, match="weights"):
+        merge_from(tmp_path, "adapters: [A, B]\noverrides: [{modules: x, weights: [true, 1]}]")

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from tclora.config.schema import RunConfig
 from tclora.errors import ConfigError
 
-__all__ = ["apply_overrides", "dump_config", "load_config", "parse_yaml", "read_yaml", "validate"]
+__all__ = ["apply_overrides", "dump_config", "dump_yaml", "load_config", "parse_yaml", "read_yaml", "validate"]
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -25,8 +25,8 @@ _MAX_BYTES = 1_000_000
 _MAX_DEPTH = 40
 # YAML 1.1 wants a dot in a float, so `1e-4` arrives as text; every ML engineer writes it.
 _EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-# `$NAME`, `${NAME}` or `${NAME:-default}`.
-_VARIABLE = re.compile(r"\$(?:\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|(?P<bare>\w+))")
+# `$NAME`, `${NAME}` or `${NAME:-default}`; `$$` is a plain `$`.
+_VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|\{(?P<braced>\w+)(?::-(?P<default>[^}]*))?\}|(?P<bare>\w+))")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -88,9 +88,30 @@ def validate(kind: type[Settings], data: Mapping[str, Any], *, where: str) -> Se
 
 def dump_config(config: RunConfig) -> str:
     """The resolved settings as YAML, which `load_config` reads back."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML, which `read_yaml` reads back as the same, texts that look like numbers or variables too."""
     import yaml
 
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _EXPONENT.match(text) else None)
+
+    Dumper.add_representer(str, represent)
+    return yaml.dump(_escaped(data), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _escaped(value: Any) -> Any:
+    """Values, not keys, so that `_expand` gives them back."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return value.replace("$", "$$") if isinstance(value, str) and _VARIABLE.search(value) else value
 
 
 def _read(path: Path) -> str:
@@ -150,6 +171,8 @@ def _expand(value: Any, where: str) -> Any:
 
 
 def _variable(match: re.Match[str], where: str) -> str:
+    if match["escaped"]:
+        return "$"
     name = match["braced"] or match["bare"]
     value = os.environ.get(name, match["default"])
     if value is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tclora.config.load import read_yaml, validate
+from tclora.config.load import dump_yaml, read_yaml, validate
 from tclora.config.merge_schema import AdapterEntry, Filtered, MergeFile, OverrideEntry
 from tclora.config.schema import RunConfig
 from tclora.errors import ConfigError
@@ -93,9 +93,7 @@ def merge_file_of(data: Mapping[str, Any], *, where: str) -> MergeFile:
 
 def dump_merge_file(file: MergeFile) -> str:
     """The merge as YAML, which `load_merge_file` reads back as the same merge."""
-    import yaml
-
-    return yaml.safe_dump(plain_merge_file(file), sort_keys=False, allow_unicode=True)
+    return dump_yaml(plain_merge_file(file))
 
 
 def plain_merge_file(file: MergeFile) -> dict[str, Any]:

@@ -67,6 +67,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a weight is a number, and yes, no, true and false are none")
+    return value
+
+
 def _parameters(value: Any) -> Any:
     """Names in one spelling: `lambda`, which Python keeps for itself, is `scale`; dashes are underscores."""
     if not isinstance(value, Mapping):
@@ -90,7 +96,7 @@ def _dtype(value: Any) -> Any:
 Setting = Annotated[Any, BeforeValidator(_setting)]
 Parameters = Annotated[dict[str, Setting], BeforeValidator(_parameters)]
 # Whether they are finite is said, with their position, where they meet their adapters.
-Weights = tuple[Annotated[float, Field(allow_inf_nan=True)], ...]
+Weights = tuple[Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_no_truth)], ...]
 
 
 class AdapterEntry(_Keys):
