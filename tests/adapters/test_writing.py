@@ -1,6 +1,7 @@
 """Writing: what comes back is what went in, PEFT agrees, bytes repeat, and a failure leaves nothing."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,28 @@ def test_overflow_of_the_target_dtype_is_refused_by_name(tmp_path: Path):
     with pytest.raises(AdapterError, match=r"a\.q_proj\.lora_A\.weight overflows torch\.float16"):
         write_adapter(adapter, tmp_path / "out", dtype=torch.float16)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dtype", UNITS)
+def test_factors_whose_product_overflows_are_refused_as_reading_would(dtype: torch.dtype, tmp_path: Path):
+    factors = LoraFactors(3e19 * torch.ones(1, 4), 3e19 * torch.ones(4, 1))
+    adapter = make_adapter("loud", {"a.q_proj": LoraFactors(torch.ones(1, 4), torch.ones(4, 1))})
+    # A merge can make such factors; `make_adapter` would refuse them.
+    loud = replace(adapter, modules={"a.q_proj": factors})
+    with pytest.raises(AdapterError, match="overflows"):
+        write_adapter(loud, tmp_path / "out", dtype=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-8])
+def test_what_vanishes_in_half_precision_is_refused_by_name(size: float, tmp_path: Path):
+    generator = torch.Generator().manual_seed(0)
+    factors = LoraFactors(size * torch.randn(2, 6, generator=generator), size * torch.randn(5, 2, generator=generator))
+    adapter = make_adapter("quiet", {"a.q_proj": factors})
+    with pytest.raises(AdapterError, match=r"a\.q_proj\.lora_A\.weight is too small for torch\.float16"):
+        write_adapter(adapter, tmp_path / "out", dtype=torch.float16)
+    back = read_adapter(write_adapter(adapter, tmp_path / "out"))
+    torch.testing.assert_close(back.modules["a.q_proj"].delta(), factors.delta(), rtol=0.1, atol=size**2 / 10)
 
 
 def test_an_integer_dtype_is_refused(tmp_path: Path):

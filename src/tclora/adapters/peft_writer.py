@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tclora.adapters.config import CONFIG_FILE
-from tclora.adapters.factors import all_finite, balance_factors, pad_rank
+from tclora.adapters.factors import LoraFactors, all_finite, balance_factors, check_finite, pad_rank
 from tclora.adapters.keys import tensor_names
 from tclora.adapters.locate import WEIGHTS_FILE
 from tclora.adapters.lora import Adapter
@@ -29,6 +29,8 @@ from tclora.errors import AdapterError, ConfigError
 __all__ = ["CARD_FILE", "fill_adapter_folder", "write_adapter"]
 
 CARD_FILE = "README.md"
+# The part of a factor that half precision may lose to underflow; its rounding alone costs a twentieth of that.
+_MOST_LOST = 0.01
 
 
 def write_adapter(
@@ -128,8 +130,12 @@ def _stored_tensors(adapter: Adapter, rank: int, dtype: torch.dtype) -> Iterator
     """Each tensor as it is stored, read and cast one module at a time."""
     for path, (name_a, name_b) in _in_order(adapter):
         factors = pad_rank(balance_factors(adapter.modules[path]), rank)
-        yield name_a, _cast(factors.lora_a, dtype, name_a, adapter.name)
-        yield name_b, _cast(factors.lora_b, dtype, name_b, adapter.name)
+        cast = LoraFactors(
+            _cast(factors.lora_a, dtype, name_a, adapter.name), _cast(factors.lora_b, dtype, name_b, adapter.name)
+        )
+        _refuse_product(cast, path, adapter.name)
+        yield name_a, cast.lora_a
+        yield name_b, cast.lora_b
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype, name: str, adapter_name: str) -> Tensor:
@@ -142,7 +148,35 @@ def _cast(tensor: Tensor, dtype: torch.dtype, name: str, adapter_name: str) -> T
             expected=f"at most {torch.finfo(dtype).max:.3g}",
             do="write it as bf16 or fp32",
         )
+    # The other dtypes reach as far down as float32 does.
+    if dtype == torch.float16 and (lost := _lost(tensor, cast)) > _MOST_LOST:
+        raise AdapterError(
+            f"{name} is too small for {dtype}",
+            where=f"adapter {adapter_name}",
+            found=f"{lost:.0%} of it lost: values of at most {float(tensor.abs().max()):.3g}",
+            expected=f"values that {dtype} keeps to {_MOST_LOST:.0%}, from about 1e-5 on",
+            do="write it as bf16 or fp32",
+        )
     return cast
+
+
+def _lost(tensor: Tensor, cast: Tensor) -> float:
+    """The part of a tensor, by its norm, that casting loses."""
+    size = float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+    return float(torch.linalg.vector_norm(tensor.double() - cast.double())) / size if size else 0.0
+
+
+def _refuse_product(factors: LoraFactors, path: str, adapter_name: str) -> None:
+    try:
+        check_finite(factors, where=path)
+    except AdapterError as error:
+        raise AdapterError(
+            "the update overflows float32",
+            where=f"{path} of adapter {adapter_name}",
+            found=error.found,
+            expected=error.expected,
+            do="lower the scale or the weights",
+        ) from None
 
 
 def _config(adapter: Adapter, rank: int) -> dict[str, Any]:
