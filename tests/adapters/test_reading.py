@@ -169,3 +169,10 @@ def test_a_hub_adapter_records_its_commit(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_revision_of_a_folder_is_refused(tmp_path: Path):
     with pytest.raises(AdapterError, match="a folder has no revisions"):
         read_adapter(save_adapter(tmp_path / "a"), revision="main")
+
+
+def test_a_folder_whose_name_begins_with_a_tilde_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save_adapter(tmp_path / "~nobody-is-called-so", tensors(4), r=4)
+    monkeypatch.chdir(tmp_path)
+    for typed in ("./~nobody-is-called-so", "~nobody-is-called-so"):
+        assert read_adapter(typed).shapes

@@ -121,6 +121,12 @@ def test_the_identity_figure_is_printed(library, tmp_path):
     assert float(figure.split()[2]) <= 1e-6
 
 
+def test_a_method_that_gives_no_adapter_back_says_what_was_checked(library, tmp_path):
+    done = tclora("merge", *library[0], "-o", tmp_path / "out", "--method", "iso_c")
+    assert "comes back through mean" in done.stdout
+    assert "through mean" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_dry_run_writes_nothing(library, tmp_path):
     done = tclora("merge", *library[0], "-o", tmp_path / "out", "--dry-run", "--json")
     assert done.returncode == 0

@@ -158,6 +158,7 @@ def test_a_folder_of_something_else_is_left_alone(folders, tmp_path):
         ({"template": "chat"}, ConfigError, "--template"),
         ({"batch_size": 0}, ConfigError, "--batch-size"),
         ({"pairs": ("base:nobody",)}, ConfigError, "names no two adapters"),
+        ({"seed": -1}, ConfigError, "--seed"),
         ({"data": "/nowhere"}, ConfigError, "no such folder of benchmark files"),
         ({"adapters": ()}, None, ""),
     ],
@@ -210,6 +211,21 @@ def test_prompts_that_do_not_fit_are_told_and_recorded(monkeypatch):
     record = evaluate_many(request([], tasks=("choices", "texts")), Told()).record
     (note,) = notes
     assert record.notes == (note,) and "choices: 3 of 3 prompts are longer than the window of 256" in note
+
+
+def test_examples_of_one_task_are_asked_for_by_its_file_or_by_its_name(monkeypatch, folders):
+    given = []
+
+    def load(word, **options):
+        given.append((word, options["shots"]))
+        return choice_task("quiz")
+
+    monkeypatch.setattr("tclora.evaluation.tasks.load_task", load)
+    for name in ("./quiz.yaml", "quiz"):
+        plan_facts(request(folders[:1], tasks=("./quiz.yaml",), shots=1, shots_of=((name, 3),)))
+        assert given[-1] == ("./quiz.yaml", 3)
+    with pytest.raises(ConfigError, match=r"(?s)--shots.*quizz.*one of the tasks: quiz"):
+        plan_facts(request(folders[:1], tasks=("./quiz.yaml",), shots_of=(("quizz", 3),)))
 
 
 def test_without_an_output_nothing_is_left(folders, monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tclora.errors import ConfigError
-from tclora.merging import MeanParams, TcLoraParams
+from tclora.merging import MeanParams, TcLoraParams, merge_adapters
 from tclora.merging.module_patterns import match_modules
 from tclora.merging.settings import ModuleSettings, Override, resolve_settings
 
@@ -201,3 +201,8 @@ def test_values_per_adapter_must_be_one_for_each():
 def test_settings_can_be_keys_of_a_group():
     found = settings(overrides=[Override("mlp", params={"cp_rank": 3})])
     assert len({(value.params, value.scale) for value in found.values()}) == 2
+
+
+def test_nothing_to_merge_is_refused():
+    with pytest.raises(ConfigError, match="nothing to merge"):
+        merge_adapters([], "mean")

@@ -373,6 +373,7 @@ def test_the_run_goes_on_as_before_beside_its_extensions(run, known_file, traine
     [
         ({"threshold": "x"}, ConfigError, "neither a distance"),
         ({"min_size": 0}, ConfigError, "below 1"),
+        ({"new_clusters": 0}, ConfigError, "below 1"),
         ({"overrides": ("merge.0.weights=[1.0]",)}, ConfigError, "weights of a merge do not match"),
         ({"overrides": ("base.path=./nowhere",)}, ConfigError, "base model"),
     ],

@@ -36,7 +36,8 @@ def locate(source: str | Path, *, revision: str | None = None) -> Located:
         AdapterError: there is no such folder or repository, or it lacks one of the two files.
     """
     typed = str(source)
-    folder = Path(source).expanduser()
+    # On the text: a Path forgets that "./~name" begins with a dot.
+    folder = Path(os.path.expanduser(source))
     try:
         there = os.path.lexists(folder)
     except ValueError:

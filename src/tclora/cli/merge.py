@@ -136,12 +136,19 @@ def _show(record, as_json: bool) -> None:
     typer.echo(f"{record.n_adapters} adapters, {record.n_modules} modules -> {record.out} (rank {record.out_rank})")
     typer.echo(f"  method          {record.method} {record.params or ''}")
     typer.echo(f"  relative error  {record.relative_error:.6g} of the method's own model")
-    typer.echo(f"  identity check  {record.identity_error:.1e} (one adapter at weight 1 comes back; at most 1e-6)")
+    about = f"one adapter at weight 1 comes back{_through(record.method)}; at most 1e-6"
+    typer.echo(f"  identity check  {record.identity_error:.1e} ({about})")
     typer.echo(f"  time, memory    {record.wall_s:.2f} s, {record.peak_bytes / 1e6:.0f} MB")
     if record.verified:
         from tclora.pipeline.merges.verified_table import HEADER, verified_rows
 
         show_table("Verified", HEADER, verified_rows(record.verified))
+
+
+def _through(method: str) -> str:
+    from tclora.merging import identity_through
+
+    return "" if identity_through(method) == method else f" through {identity_through(method)}"
 
 
 def _show_plan(plan: dict[str, object], as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from tclora.merging.card import merge_card
 from tclora.merging.engine import map_batches, resolve_workers
+from tclora.merging.identity import identity_through
 from tclora.merging.merge import MergeResult, merge_adapters, merge_record
 from tclora.merging.method import (
     MERGE_METHODS,
@@ -86,6 +87,7 @@ __all__ = [
     "default_params",
     "default_weight",
     "della",
+    "identity_through",
     "iso_c",
     "iso_cts",
     "karcher",

@@ -5,6 +5,7 @@ the same bytes.
 """
 
 from tclora.errors import printable
+from tclora.merging.identity import identity_through
 from tclora.merging.merge import MergeResult
 from tclora.merging.method import MERGE_METHODS, recorded_params
 
@@ -45,6 +46,8 @@ def _front_matter(result: MergeResult) -> list[str]:
 
 def _facts(result: MergeResult, dtype: str) -> dict[str, object]:
     params = ", ".join(f"{key}={value}" for key, value in recorded_params(result.params).items())
+    itself = identity_through(result.method) == result.method
+    through = "" if itself else f", through {identity_through(result.method)}"
     return {
         "base model": result.adapter.base_model or "not stated by the adapters",
         "base revision": result.adapter.base_revision or "not stated by the adapters",
@@ -54,7 +57,7 @@ def _facts(result: MergeResult, dtype: str) -> dict[str, object]:
         "rank": result.out_rank,
         "dtype": dtype,
         "relative error of the method's model": f"{result.relative_error:.6g}",
-        "identity check (one adapter at weight 1)": f"{result.identity_error:.1e}",
+        f"identity check (one adapter at weight 1{through})": f"{result.identity_error:.1e}",
     }
 
 

@@ -8,13 +8,18 @@ import torch
 
 from tclora.algebra import LowRankDelta, ModuleStack, relative_distance
 from tclora.errors import NumericalError
-from tclora.merging.method import MergeFunction, Params
+from tclora.merging.method import MergeFunction, Params, default_params
 from tclora.merging.methods.linear import MeanParams, mean
 
-__all__ = ["IDENTITY_TOLERANCE", "identity_error"]
+__all__ = ["IDENTITY_TOLERANCE", "identity_error", "identity_through"]
 
 # Factors are stored in float32: half a unit of rounding in each of lora_a and lora_b, with room for their product.
 IDENTITY_TOLERANCE = 1e-6
+
+
+def identity_through(method: str) -> str:
+    """What the identity check of a method goes through: itself, or `mean` where no setting gives one adapter back."""
+    return "mean" if default_params(method).holding(1) is None else method
 
 
 def identity_error(stack: ModuleStack, method: MergeFunction, params: Params, turn: int) -> float:

@@ -20,7 +20,7 @@ from tclora.adapters import Adapter, ModuleShape, check_mergeable, weights_diges
 from tclora.algebra import ModuleStack
 from tclora.merging.engine import MergedGroup, merge_groups, resolve_device, resolve_workers
 from tclora.merging.method import MERGE_METHODS, Params, recorded_params
-from tclora.merging.plan import MergePlan, plan_merge, stack_modules, with_params
+from tclora.merging.plan import MergePlan, plan_merge, refuse_none, stack_modules, with_params
 from tclora.merging.settings import Override, resolve_settings
 from tclora.merging.spool import FactorSpool
 from tclora.records import MergeRecord
@@ -93,6 +93,7 @@ def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all bu
         NumericalError: the identity check failed.
     """
     start = time.monotonic()
+    refuse_none(adapters)
     check_mergeable(adapters)
     settings = resolve_settings(
         sorted({path for adapter in adapters for path in adapter.shapes}),

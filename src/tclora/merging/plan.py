@@ -19,7 +19,7 @@ from tclora.errors import ConfigError
 from tclora.merging.method import Params
 from tclora.merging.settings import ModuleSettings
 
-__all__ = ["MergePlan", "ModuleGroup", "Room", "plan_merge", "stack_modules", "with_params"]
+__all__ = ["MergePlan", "ModuleGroup", "Room", "plan_merge", "refuse_none", "stack_modules", "with_params"]
 
 # Bytes of one batch's stacks, and the copies of them that a method may hold at once.
 _GROUP_BYTES = 300_000_000
@@ -87,14 +87,23 @@ def plan_merge(adapters: Sequence[Adapter], settings: Mapping[str, ModuleSetting
         ConfigError: there are no adapters.
         AdapterMismatchError: a module differs in shape between two adapters.
     """
-    if not adapters:
-        raise ConfigError("there is nothing to merge", expected="at least one adapter", do="name adapter folders")
+    refuse_none(adapters)
     check_mergeable(adapters)
     order = _canonical_order(adapters, settings or {})
     ordered = tuple(adapters[i] for i in order)
     turned = {name: setting.in_order(order) for name, setting in (settings or {}).items()}
     turned = _share_params(turned, settings or {})
     return MergePlan(ordered, order, _groups(ordered, {name: s.params for name, s in turned.items()}), turned)
+
+
+def refuse_none(adapters: Sequence[Adapter]) -> None:
+    """Refuse to merge nothing.
+
+    Raises:
+        ConfigError: there are no adapters.
+    """
+    if not adapters:
+        raise ConfigError("there is nothing to merge", expected="at least one adapter", do="name adapter folders")
 
 
 def with_params(plan: MergePlan, params: Mapping[str, Params]) -> MergePlan:

@@ -22,6 +22,9 @@ from tclora.pipeline.merges.base_check import check_base
 __all__ = ["EvaluateManyRequest", "Plan", "make_plan", "prompts_digest"]
 
 
+_OUTSIDE = "a setting is outside its range"
+
+
 @dataclass(frozen=True)
 class EvaluateManyRequest:
     """One evaluation: a base, adapters, tasks, and how they are asked."""
@@ -112,11 +115,10 @@ def _adapter_key(adapter: Adapter) -> str:
 def _check_settings(request: EvaluateManyRequest) -> None:
     if not request.tasks:
         raise ConfigError("no task is named", where="--tasks", do="name tasks; `tclora tasks` lists them")
-    strange = [name for name, _ in request.shots_of if name not in request.tasks]
     shots_fit = not request.shots_of or request.backend == "tclora"
     facts = [
-        (not strange, "--shots", ", ".join(strange), f"one of the tasks: {', '.join(request.tasks)}"),
         (shots_fit, "--shots", "a number for one task", "one number for all with lm-eval"),
+        (request.seed >= 0, "--seed", request.seed, "0 or more"),
         (request.batch_size >= 1, "--batch-size", request.batch_size, "1 or more"),
         (request.n_bootstrap >= 100, "--n-bootstrap", request.n_bootstrap, "100 or more"),
         (request.template in ("plain", "base"), "--template", request.template, "plain or base"),
@@ -128,7 +130,7 @@ def _check_settings(request: EvaluateManyRequest) -> None:
     ]
     for holds, where, found, expected in facts:
         if not holds:
-            raise ConfigError("a setting is outside its range", where=where, found=found, expected=expected)
+            raise ConfigError(_OUTSIDE, where=where, found=found, expected=expected)
 
 
 def _load_tasks(request: EvaluateManyRequest) -> tuple[Task, ...]:
@@ -143,19 +145,30 @@ def _load_tasks(request: EvaluateManyRequest) -> tuple[Task, ...]:
 
 
 def _own_tasks(request: EvaluateManyRequest) -> tuple[Task, ...]:
+    own = dict(request.shots_of)
+    tasks = []
+    for word in request.tasks:
+        task = _own_task(request, word, own.get(word, request.shots))
+        # Only the loaded task knows its name, which a user may have given in place of the file's.
+        again = word not in own and task.name in own
+        tasks.append(_own_task(request, word, own[task.name]) if again else task)
+    strange = sorted(set(own) - set(request.tasks) - {task.name for task in tasks})
+    if strange:
+        known = ", ".join(task.name for task in tasks)
+        raise ConfigError(_OUTSIDE, where="--shots", found=", ".join(strange), expected=f"one of the tasks: {known}")
+    return tuple(tasks)
+
+
+def _own_task(request: EvaluateManyRequest, word: str, shots: int | None) -> Task:
     from tclora.evaluation.tasks import load_task
 
-    own = dict(request.shots_of)
-    return tuple(
-        load_task(
-            word,
-            data=None if request.data is None else _data_folder(request.data),
-            shots=own.get(word, request.shots),
-            limit=request.limit,
-            seed=request.seed,
-            plain=request.template == "plain",
-        )
-        for word in request.tasks
+    return load_task(
+        word,
+        data=None if request.data is None else _data_folder(request.data),
+        shots=shots,
+        limit=request.limit,
+        seed=request.seed,
+        plain=request.template == "plain",
     )
 
 

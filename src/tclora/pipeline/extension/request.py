@@ -49,7 +49,8 @@ def check_extension(library: Library, config: RunConfig, request: ExtendRequest)
         TcLoraError: the request is wrong, or the library cannot be extended as it is.
     """
     parse_threshold(request.assign.threshold)
-    if request.assign.min_size < 1 or (request.assign.new_clusters or 1) < 1:
+    asked = request.assign.new_clusters
+    if request.assign.min_size < 1 or (asked is not None and asked < 1):
         raise ConfigError("a count is below 1", where="--min-size, --new-clusters", expected="1 or more")
     if library.index.cluster is None or not any(entry.cluster is not None for entry in library.index.adapters):
         raise _lacks(library, "clusters")
