@@ -82,6 +82,13 @@ def test_the_answer_does_not_care_whose_method_wins():
     assert "is that of tc_lora (2.280" in answer(replace(RECORD, pooled=pooled), ["svd"], ("mean", "routed"))
 
 
+def test_of_several_libraries_each_has_its_best():
+    two = (*RECORD.pooled, *(replace(one, library="other") for one in RECORD.pooled))
+    rows = dict.fromkeys((RECORD.pooled[0].library, "other"), next(iter(RECORD.rows.values())))
+    said = answer(replace(RECORD, pooled=two, rows=rows), ["svd"], ("mean", "routed"))
+    assert f"is that of svd in {RECORD.pooled[0].library} (2.280" in said and "svd in other (2.280" in said
+
+
 def test_without_merges_or_comparisons_it_says_so():
     assert "No merge was scored" in answer(replace(RECORD, pooled=()), [], None)
     assert answer(RECORD, [], None).endswith("No comparison was asked for.")

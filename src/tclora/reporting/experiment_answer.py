@@ -48,8 +48,8 @@ def _best_sentence(record: ExperimentRecord, merges: Sequence[PooledFigures], ga
         best = min(mine, key=lambda one: (one.loss[REPORT].value, one.contestant))
         share = best.gap_closed.get(REPORT)
         closes = f", which closes {_share(share)} of the gap from {gap[0]} to {gap[1]}" if share and gap else ""
-        where = f"in {library} " if len(libraries) > 1 else ""
-        told.append(f"{where}{best.contestant} ({number(best.loss[REPORT].value)}{closes})")
+        where = f" in {library}" if len(libraries) > 1 else ""
+        told.append(f"{best.contestant}{where} ({number(best.loss[REPORT].value)}{closes})")
     n = count(record.rows[libraries[0]][REPORT])
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else "one seed"
     return (
