@@ -36,8 +36,10 @@ def test_modules_beyond_the_base_are_refused(tmp_path):
 
 
 def test_an_id_is_compared_by_name_and_no_base_with_nothing():
-    assert check_base([adapter_in(1)], "org/base") == []
-    assert check_base([adapter_in(1)], "org/other") == ["mine names the base org/base, not org/other"]
+    by_name = "{} is no folder on this machine: the adapters are compared with its name alone"
+    assert check_base([adapter_in(1)], "org/base") == [by_name.format("org/base")]
+    told = [by_name.format("org/other"), "mine names the base org/base, not org/other"]
+    assert check_base([adapter_in(1)], "org/other") == told
     assert check_base([adapter_in(1)], None) == []
 
 

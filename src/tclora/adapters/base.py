@@ -47,9 +47,16 @@ def base_shapes(base: str | Path) -> BaseShapes:
     """Read the tensor shapes of a base model's folder, from headers only.
 
     Raises:
-        AdapterError: the folder lacks `config.json` or safetensors weights, or one of them is damaged.
+        AdapterError: there is no such folder, it lacks `config.json` or safetensors weights, or one of them is damaged.
     """
     folder = Path(base).expanduser()
+    if not folder.is_dir():
+        raise AdapterError(
+            "there is no such base model",
+            where=folder,
+            expected="a folder with config.json and safetensors weights",
+            do="check the path; an id on the Hub has the form org/name",
+        )
     config = parse_json(read_bounded(folder / _CONFIG, MAX_INDEX_BYTES), what=_CONFIG, where=folder)
     tensors: dict[str, tuple[int, ...]] = {}
     for file in _weight_files(folder):

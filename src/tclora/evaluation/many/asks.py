@@ -73,7 +73,7 @@ def _asked(base: Base, where: str, item: Item, seed: int) -> Asked:
             where=where if empty is None else f"{where}, continuation {empty}",
             found="no continuation" if empty is None else f"{item.ask[empty].text!r}",
             expected="continuations of at least one token",
-            do="correct the task's file",
+            do="correct the task's file, or raise --max-length",
         )
     key = digest_of(["likelihood", [[list(row.ids), row.n_prompt] for row in rows]])
     return Asked(key, item.group, rows, None, any(row.truncated for row in rows))

@@ -26,7 +26,7 @@ def base_folder(base: str) -> Path | None:
 def check_base(adapters: Sequence[Adapter], base: str | None) -> list[str]:
     """Refuse adapters that do not fit the base's headers; say which layers of it they leave out.
 
-    Where only the base's name is known, say which adapters name another one.
+    Where only the base's name is known, say so, and which adapters name another one.
 
     Raises:
         AdapterError: the base's folder lacks `config.json` or safetensors weights, or one of them is damaged.
@@ -37,9 +37,12 @@ def check_base(adapters: Sequence[Adapter], base: str | None) -> list[str]:
     folder = base_folder(base)
     if folder is None:
         return [
-            f"{adapter.name} names the base {adapter.base_model}, not {base}"
-            for adapter in adapters
-            if adapter.base_model not in (None, base)
+            f"{base} is no folder on this machine: the adapters are compared with its name alone",
+            *(
+                f"{adapter.name} names the base {adapter.base_model}, not {base}"
+                for adapter in adapters
+                if adapter.base_model not in (None, base)
+            ),
         ]
     shapes = base_shapes(folder)
     return [sentence for adapter in adapters for sentence in check_against_base(adapter, shapes)]
