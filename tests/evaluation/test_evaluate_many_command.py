@@ -258,6 +258,7 @@ def test_the_command_shows_tables(folders, capsys):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["bundled", "--adapters", "--tasks", "choices"], "'--adapters' is given without a value"),
         (["run.yaml", "--tasks", "choices"], "--tasks needs a base model"),
         (["run.yaml", "--no-base"], "--no-base needs a base model"),
         (["bundled", "--tasks", "choices", "--set", "a.b=1"], "--set needs a run's YAML file"),

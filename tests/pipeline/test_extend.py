@@ -235,6 +235,13 @@ def test_a_plan_shows_the_table_and_writes_nothing(run, known_file, foreign_file
     assert sum(sum(share.histogram) for share in record.shares) == 90
 
 
+def test_a_plan_refuses_a_taken_output_as_the_work_does(run, known_file, tmp_path):
+    (tmp_path / "taken").mkdir()
+    for do in (plan_extension, extend_library):
+        with pytest.raises(OutputExistsError, match="no copy of this library"):
+            do(ExtendRequest(str(run), (str(known_file),), out=str(tmp_path / "taken")))
+
+
 @pytest.fixture(scope="module")
 def grown(trained, foreign_file, tmp_path_factory) -> Path:
     """The library extended by the foreign family alone, as a copy."""

@@ -5,6 +5,7 @@ word that begins with `-`; so a positional argument goes before such an option.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from typer.core import TyperCommand
 
@@ -23,6 +24,10 @@ class ManyValues(TyperCommand):
             for name in parameter.opts
             if name.startswith("--")
         ]
+        known = {name for parameter in self.params for name in parameter.opts}
+        for option, word in pairwise(args):
+            if option in names and word in known:
+                ctx.fail(f"Option '{option}' is given without a value, before '{word}'.")
         return super().parse_args(ctx, spread(args, names))
 
 

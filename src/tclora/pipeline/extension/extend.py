@@ -21,7 +21,7 @@ from tclora.pipeline.extension.decide import decide, read_samples
 from tclora.pipeline.extension.record import ExtendRecord
 from tclora.pipeline.extension.request import ExtendRequest, check_extension, check_merge_weights, settings_of
 from tclora.pipeline.extension.stages import ExtendJob, assign_stage, merge_stage, train_stage
-from tclora.pipeline.libraries.copy import copy_library
+from tclora.pipeline.libraries.copy import check_copy, copy_library
 from tclora.pipeline.libraries.index import Extension, Library, LibraryEntry, open_library, write_index
 from tclora.pipeline.progress import Progress, Silent
 from tclora.records import TrainRecord
@@ -51,6 +51,8 @@ def plan_extension(request: ExtendRequest, progress: Progress | None = None) -> 
     library = open_library(request.library)
     config = settings_of(library, request)
     check_extension(library, config, request)
+    if request.out is not None:
+        check_copy(library, Path(request.out).expanduser())
     data = read_new(request.data, library, config)
     if not data.examples:
         return _nothing(data, request)

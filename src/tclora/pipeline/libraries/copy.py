@@ -14,7 +14,7 @@ from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.libraries.index import INDEX_NAME, Library, LibraryEntry, LibraryIndex, open_library, write_index
 from tclora.pipeline.libraries.samples import run_samples, save_sample
 
-__all__ = ["copy_library"]
+__all__ = ["check_copy", "copy_library"]
 
 
 def copy_library(library: Library, out: Path) -> Library:
@@ -23,8 +23,9 @@ def copy_library(library: Library, out: Path) -> Library:
     Raises:
         OutputExistsError: something else is there.
     """
+    check_copy(library, out)
     if out.exists():
-        return _copied_before(library, out)
+        return open_library(out)
     with staged_folder(out) as staging:
         index = library.index
         adapters = tuple(_copy_entry(library, entry, staging) for entry in index.adapters)
@@ -42,7 +43,14 @@ def copy_library(library: Library, out: Path) -> Library:
     return open_library(out)
 
 
-def _copied_before(library: Library, out: Path) -> Library:
+def check_copy(library: Library, out: Path) -> None:
+    """Refuse a place that holds anything but a copy of the library.
+
+    Raises:
+        OutputExistsError: something else is there.
+    """
+    if not out.exists():
+        return
     origin = open_library(out).index.origin if (out / INDEX_NAME).is_file() else None
     if origin != library.index.digest:
         raise OutputExistsError(
@@ -50,7 +58,6 @@ def _copied_before(library: Library, out: Path) -> Library:
             where=out,
             do="choose another place, or extend the library there: leave -o out",
         )
-    return open_library(out)
 
 
 def _copy_entry(library: Library, entry: LibraryEntry, out: Path) -> LibraryEntry:
