@@ -138,6 +138,16 @@ def test_what_vanishes_in_half_precision_is_refused_by_name(size: float, tmp_pat
     torch.testing.assert_close(back.modules["a.q_proj"].delta(), factors.delta(), rtol=0.1, atol=size**2 / 10)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 7)])
+def test_rank_one_is_written_whatever_the_strides_of_its_single_axis(shape: tuple[int, int], tmp_path: Path):
+    d_out, d_in = shape
+    lora_b = torch.arange(1.0, d_out + 1).as_strided((d_out, 1), (1, 128))
+    lora_a = torch.arange(1.0, d_in + 1).as_strided((1, d_in), (128, 1))
+    adapter = make_adapter("thin", {"a.q_proj": LoraFactors(lora_a, lora_b)})
+    back = read_adapter(write_adapter(adapter, tmp_path / "out", dtype=torch.float32))
+    torch.testing.assert_close(back.modules["a.q_proj"].delta(), adapter.modules["a.q_proj"].delta())
+
+
 def test_an_integer_dtype_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="not stored in this dtype"):
         write_adapter(random_adapter(RANKS), tmp_path / "out", dtype=torch.int8)

@@ -36,7 +36,10 @@ def write_tensors(
             expected = announced.pop(0) if announced else ("no more tensors", ())
             if (name, tuple(tensor.shape)) != expected or tensor.dtype != dtype:
                 raise ShapeError("a tensor is not the one announced", found=(name, tensor.shape), expected=expected)
-            file.write(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            rows = tensor.detach().cpu().contiguous()
+            # The stride of an axis of length one may be anything, and bytes are not seen through that.
+            flat = rows.as_strided((rows.numel(),), (1,))
+            file.write(flat.view(torch.uint8).numpy().data)
         if announced:
             raise ShapeError("tensors announced were not written", found=announced[0])
         file.flush()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tclora.artifacts.staged import named_refusals
 from tclora.errors import FolderInUseError
 
 __all__ = ["folder_lock"]
@@ -19,10 +20,12 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUseError: another process holds it; names that process.
+        ArtifactError: the file system refused the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME
-    descriptor = _acquire(path)
+    with named_refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path)
     try:
         yield
     finally:

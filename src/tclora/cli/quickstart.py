@@ -23,13 +23,11 @@ def quickstart(
     import shlex
     import sys
 
-    from tclora.pipeline.layout import RunFolder
     from tclora.pipeline.quickstart import quickstart_config
     from tclora.pipeline.run import run_pipeline
 
     folder = Path(out)
-    if overwrite:
-        RunFolder(folder).clear()
     command = shlex.join(["tclora", *sys.argv[1:]])
     config = quickstart_config(folder, seed=seed)
-    show_result(run_pipeline(config, command=command, progress=progress_for(quiet)), as_json)
+    result = run_pipeline(config, command=command, overwrite=overwrite, progress=progress_for(quiet))
+    show_result(result, as_json)

@@ -73,13 +73,11 @@ def run_until(
         from tclora.pipeline.dry_run import plan_run
 
         return _show_plan(plan_run(settings, until=stage), as_json)
-    from tclora.pipeline.layout import RunFolder
     from tclora.pipeline.run import run_pipeline
 
-    if overwrite:
-        RunFolder(Path(settings.output).expanduser()).clear()
-    command = shlex.join(["tclora", *sys.argv[1:]])
-    show_result(run_pipeline(settings, until=stage, command=command, progress=progress_for(quiet)), as_json)
+    command, progress = shlex.join(["tclora", *sys.argv[1:]]), progress_for(quiet)
+    result = run_pipeline(settings, until=stage, command=command, overwrite=overwrite, progress=progress)
+    show_result(result, as_json)
 
 
 def show_result(result, as_json: bool) -> None:

@@ -40,13 +40,11 @@ def clustering(
         plan = {"out": run.output, "n_cells": len(cells), "n_trained": sum(cell.trains for cell in cells)}
         plan["cells"] = [cell.name for cell in cells]
         return emit_json(plan) if as_json else _show_plan(plan)
-    from tclora.pipeline.studies.clustering import clear_study, study_clustering
+    from tclora.pipeline.studies.clustering import study_clustering
     from tclora.records import to_json
     from tclora.reporting import study_table
 
-    if overwrite:
-        clear_study(Path(run.output).expanduser())
-    found = study_clustering(run, settings, progress_for(quiet))
+    found = study_clustering(run, settings, progress_for(quiet), overwrite=overwrite)
     if as_json:
         return emit_json({"out": str(found.folder), "wall_s": found.wall_s, **to_json(found.record)})
     header, rows = study_table(found.record)

@@ -28,6 +28,8 @@ __all__ = [
 ControlName = Literal["multi_task", "multi_task_equal_parameters", "random_clusters", "per_task"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+# Of what becomes a folder's name.
+_PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 LearnShare = Literal["even", "size"]
 ClusterAlgorithmName = Literal[
     "kmeans", "spherical_kmeans", "minibatch_kmeans", "agglomerative", "hdbscan", "spectral", "task", "random", "mbc"
@@ -230,7 +232,7 @@ class MergeConfig(_Settings):
     """One merged adapter of the run: a method of `tclora methods` and its parameters."""
 
     method: str
-    name: str | None = None
+    name: Annotated[str, Field(pattern=_PLAIN_NAME)] | None = None
     """The folder's and the table's name; None: the method's."""
     params: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
     weights: tuple[float, ...] | Literal["uniform", "size"] = "uniform"
@@ -287,7 +289,7 @@ class ExecutionConfig(_Settings):
 class RunConfig(_Settings):
     """The whole pipeline."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    name: Annotated[str, Field(pattern=_PLAIN_NAME)] = "run"
     output: str
     seed: Annotated[int, Field(ge=0)] = 0
     base: BaseModelConfig

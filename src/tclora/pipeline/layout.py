@@ -68,10 +68,15 @@ class RunFolder:
         """Says what the library is, once it was changed."""
         return self.root / "library.json"
 
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """Every folder that a run writes."""
+        stages = (self.data, self.encode, self.cluster, self.library, self.merge, self.evaluate, self.report)
+        return (*stages, self.cluster_map, self.controls, self.merge_controls, self.extensions)
+
     def clear(self) -> None:
         """Remove what a run writes, and nothing else that may lie in the folder."""
-        stages = (self.data, self.encode, self.cluster, self.library, self.merge, self.evaluate, self.report)
-        for folder in (*stages, self.cluster_map, self.controls, self.merge_controls, self.extensions):
+        for folder in self.parts:
             shutil.rmtree(folder, ignore_errors=True)
         self.library_index.unlink(missing_ok=True)
 

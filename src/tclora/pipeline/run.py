@@ -1,5 +1,6 @@
 """The whole pipeline: stages in order, each skipped where nothing it depends on has changed."""
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,14 @@ import torch
 
 from tclora.artifacts import Manifest, folder_lock, machine_facts, version_facts, write_bytes
 from tclora.config import RunConfig, dump_config
+from tclora.data import expand_paths
 from tclora.errors import ConfigError
 from tclora.execution import Executor
 from tclora.merging import parse_params
 from tclora.models import local_base_path
+from tclora.pipeline.checks.run_place import check_place
 from tclora.pipeline.executors import executor_for
-from tclora.pipeline.layout import RunFolder
+from tclora.pipeline.layout import EQUAL_PARAMETERS, MULTI_TASK, PER_TASK, RANDOM_CLUSTERS, RunFolder
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.stages.cluster import cluster_stage, read_cluster_record
 from tclora.pipeline.stages.cluster_map import cluster_map_stage, read_cluster_map
@@ -37,6 +40,9 @@ from tclora.reporting import RunReport, write_report
 
 __all__ = ["STAGES", "RunResult", "run_pipeline"]
 
+# Contestants of every evaluation; a merge called so could not be told from them.
+_TAKEN = ("base", MULTI_TASK, EQUAL_PARAMETERS, RANDOM_CLUSTERS, PER_TASK)
+
 STAGES = ("encode", "cluster", "train", "merge", "evaluate", "report")
 
 
@@ -51,14 +57,21 @@ class RunResult:
 
 
 def run_pipeline(
-    config: RunConfig, *, until: str = "report", command: str = "", progress: Progress | None = None
+    config: RunConfig,
+    *,
+    until: str = "report",
+    command: str = "",
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Bring the run folder to completion up to the stage `until`.
 
-    Killed at any point and called again, it goes on and gives the same result.
+    Killed at any point and called again, it goes on and gives the same result. With `overwrite` what an earlier run
+    left is removed first, once nothing is found wrong with the request.
 
     Raises:
         ConfigError: a setting is wrong; found before any work where that is possible.
+        OutputExistsError: the folder holds what no run wrote.
         ArtifactError: another process is using the folder.
     """
     start, told = time.monotonic(), progress or Silent()
@@ -67,6 +80,9 @@ def run_pipeline(
         torch.set_num_threads(config.base.threads)
     run = RunFolder(Path(config.output).expanduser())
     with folder_lock(run.root), executor_for(config, run) as executor:
+        check_place(run)
+        if overwrite:
+            run.clear()
         _store_config(config, run)
         report = _Run(config, run, told, command, executor).until(until)
     return RunResult(run.root, until, round(time.monotonic() - start, 3), report)
@@ -157,7 +173,10 @@ def _check(config: RunConfig, until: str) -> None:
     if until not in STAGES:
         raise ConfigError("there is no such stage", found=until, expected=", ".join(STAGES))
     local_base_path(config.base)
+    for names in filter(None, (config.data.train, config.data.dev, config.data.held_out)):
+        expand_paths(names)
     for merge in config.merge:
+        _check_label(merge.label)
         parse_params(merge.method, merge.params)
         check_run_learning(merge)
     for task in config.evaluate.choice_tasks:
@@ -166,6 +185,16 @@ def _check(config: RunConfig, until: str) -> None:
     # Where small clusters may be dissolved, or the number is chosen, it is known after clustering, and checked there.
     if isinstance(cluster.n_clusters, int) and cluster.min_size == 1 and not cluster.min_tokens:
         _check_weights(config, cluster.n_clusters)
+
+
+def _check_label(label: str) -> None:
+    if label in _TAKEN or re.fullmatch(r"cluster-\d+", label):
+        raise ConfigError(
+            "a merge cannot have the name of another contestant",
+            where="merge",
+            found=label,
+            do="give it another `name`",
+        )
 
 
 def _check_weights(config: RunConfig, n_clusters: int) -> None:

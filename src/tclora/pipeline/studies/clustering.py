@@ -20,7 +20,9 @@ from tclora.data import read_examples, task_groups
 from tclora.errors import ConfigError
 from tclora.evaluation import mean_loss, paired_difference
 from tclora.models import load_base, local_base_path
+from tclora.pipeline.checks.run_place import check_place
 from tclora.pipeline.executors import executor_for
+from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.progress import Progress, Silent
 from tclora.pipeline.stages.cluster import cluster_stage, read_cluster_record, read_labels
 from tclora.pipeline.stages.data import data_stage
@@ -31,7 +33,7 @@ from tclora.pipeline.studies.losses import Losses, losses_stage
 from tclora.records import Score, StudyAgreement, StudyCell, StudyRecord
 from tclora.reporting import write_study
 
-__all__ = ["StudyResult", "clear_study", "study_clustering"]
+__all__ = ["StudyResult", "study_clustering"]
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,13 @@ class StudyResult:
     wall_s: float
 
 
-def study_clustering(config: RunConfig, study: StudyConfig, progress: Progress | None = None) -> StudyResult:
-    """Bring every cell to completion and write the table and the plot.
+def study_clustering(
+    config: RunConfig, study: StudyConfig, progress: Progress | None = None, *, overwrite: bool = False
+) -> StudyResult:
+    """Bring every cell to completion and write the table and the plot; with `overwrite`, from the beginning.
 
     Raises:
+        OutputExistsError: the folder holds what no study wrote.
         ConfigError: a cell cannot be had, such as more clusters than examples; its name is in the error.
         ArtifactError: another process is using the folder.
     """
@@ -54,12 +59,15 @@ def study_clustering(config: RunConfig, study: StudyConfig, progress: Progress |
     local_base_path(config.base)
     folder = Path(config.output).expanduser()
     with folder_lock(folder):
+        check_place(RunFolder(folder))
+        if overwrite:
+            _clear(folder)
         record = _Study(config, study, folder, told).run()
         write_study(folder, record)
     return StudyResult(folder, record, round(time.monotonic() - start, 3))
 
 
-def clear_study(folder: Path) -> None:
+def _clear(folder: Path) -> None:
     """Remove what a study writes, and nothing else that may lie in the folder."""
     for name in ("data", "encode", "cells", "libraries", "losses"):
         shutil.rmtree(folder / name, ignore_errors=True)
