@@ -5,7 +5,7 @@ from test_run import small_config
 
 from tclora.artifacts import folder_lock
 from tclora.config import dump_config, load_config
-from tclora.errors import ArtifactError, ConfigError, FolderInUseError, OutputExistsError
+from tclora.errors import ArtifactError, ConfigError, DataError, FolderInUseError, OutputExistsError
 from tclora.pipeline.checks.run_place import check_place
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.run import run_pipeline
@@ -55,7 +55,7 @@ def test_overwrite_removes_nothing_where_the_request_is_wrong(tmp_path, fault):
     path = small_config(tmp_path)
     run_pipeline(load_config(path), until="encode")
     before = tree(tmp_path / "run")
-    with pytest.raises(Exception, match="."):
+    with pytest.raises((ConfigError, DataError)):
         run_pipeline(load_config(path, fault), overwrite=True)
     assert tree(tmp_path / "run") == before
 
@@ -89,6 +89,22 @@ def test_a_merge_has_no_other_contestants_name(tmp_path, name):
     config = load_config(small_config(tmp_path, merge=[{"method": "mean", "name": name}]))
     with pytest.raises(ConfigError, match="name of another contestant"):
         run_pipeline(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_multiple_choice_files_are_read_before_any_work(tmp_path):
+    path = small_config(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "choice.jsonl").write_text((tmp_path / "choice.jsonl").read_text())
+    (tmp_path / "bad.jsonl").write_text('{"id": "1"}\n')
+    for files, error, said in (
+        (("choice.jsonl", "other/choice.jsonl"), ConfigError, "tasks are called 'choice'"),
+        (("bad.jsonl",), DataError, "bad.jsonl"),
+        (("none.jsonl",), ConfigError, "no such task file"),
+    ):
+        tasks = ", ".join(f"{{path: {tmp_path / name}}}" for name in files)
+        with pytest.raises(error, match=said):
+            run_pipeline(load_config(path, [f"evaluate.choice_tasks=[{tasks}]"]))
     assert not (tmp_path / "run").exists()
 
 

@@ -30,7 +30,7 @@ from tclora.pipeline.stages.control import (
 )
 from tclora.pipeline.stages.data import data_stage
 from tclora.pipeline.stages.encode import encode_stage, read_encode_record
-from tclora.pipeline.stages.evaluate import evaluate_stage, read_eval_record, read_held_out_record, task_file
+from tclora.pipeline.stages.evaluate import check_choice_tasks, evaluate_stage, read_eval_record, read_held_out_record
 from tclora.pipeline.stages.learn import check_run_learning
 from tclora.pipeline.stages.merge import check_weights, merge_stage, read_merge_records
 from tclora.pipeline.stages.stage import Stage, inputs_digest, run_stage
@@ -179,8 +179,7 @@ def _check(config: RunConfig, until: str) -> None:
         _check_label(merge.label)
         parse_params(merge.method, merge.params)
         check_run_learning(merge)
-    for task in config.evaluate.choice_tasks:
-        task_file(task)
+    check_choice_tasks(config.evaluate.choice_tasks)
     cluster = config.cluster
     # Where small clusters may be dissolved, or the number is chosen, it is known after clustering, and checked there.
     if isinstance(cluster.n_clusters, int) and cluster.min_size == 1 and not cluster.min_tokens:

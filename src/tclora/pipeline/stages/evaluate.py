@@ -5,6 +5,7 @@ controls. Multiple-choice items are routed by the cluster of their question's te
 are also compared pair by pair on the same dev examples.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from tclora.pipeline.stages.train import adapter_names
 from tclora.records import EvalRecord, from_json, to_json
 from tclora.shapes import Float, Int
 
-__all__ = ["evaluate_stage", "read_eval_record", "read_held_out_record", "task_file"]
+__all__ = ["check_choice_tasks", "evaluate_stage", "read_eval_record", "read_held_out_record"]
 
 
 def evaluate_stage(
@@ -51,7 +52,7 @@ def evaluate_stage(
     inputs = {name: inputs_digest(manifest) for name, manifest in upstream.items()}
     # A merge's record holds timings, so the adapter alone counts as input.
     inputs |= {f"merge {index}": manifest.outputs["adapter_model.safetensors"] for index, manifest in enumerate(merges)}
-    inputs |= {f"choice {task.path}": sha256_file(task_file(task)) for task in config.evaluate.choice_tasks}
+    inputs |= {f"choice {task.path}": sha256_file(_task_file(task)) for task in config.evaluate.choice_tasks}
     inputs["base"] = base_files_digest(config.base)
     stage = Stage("evaluate", run.evaluate, settings, inputs, config.seed, resumable=True)
     return run_stage(stage, lambda folder: _build(config, run, groups, folder, progress), progress)
@@ -118,11 +119,11 @@ def _contestants(config: RunConfig, run: RunFolder, groups: tuple[ControlGroups,
 def _choice_sets(config: RunConfig, run: RunFolder, groups: tuple[ControlGroups, ...], base: Base) -> list[ChoiceSet]:
     sets = []
     for task in config.evaluate.choice_tasks:
-        items = read_choice_items(task_file(task))
+        items = read_choice_items(_task_file(task))
         if task.max_items is not None and len(items) > task.max_items:
             chosen = np.random.default_rng(config.seed).choice(len(items), task.max_items, replace=False)
             items = [items[index] for index in sorted(chosen)]
-        name = task.name or task_file(task).name.split(".")[0]
+        name = _task_name(task)
         rows = _embed(config, run, base, [_question_text(config, item) for item in items])
         clusters = _clusters_of(run, rows, [item.task for item in items], config.seed)
         routes = new_routes(groups, rows, clusters, [item.task for item in items], seed=config.seed, use=name)
@@ -163,7 +164,30 @@ def _clusters_of(
     return assign_examples(load_clusters(run.cluster), rows, tasks=tasks, seed=seed)
 
 
-def task_file(task: ChoiceTaskConfig) -> Path:
+def check_choice_tasks(tasks: Sequence[ChoiceTaskConfig]) -> None:
+    """Read every multiple-choice file, so that what is wrong with one is found before any training.
+
+    Raises:
+        ConfigError: a file is not there, or two tasks have one name.
+        DataError: a file is not of the schema.
+    """
+    for task in tasks:
+        read_choice_items(_task_file(task))
+    names = [_task_name(task) for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"two multiple-choice tasks are called '{name}'",
+                where="evaluate.choice_tasks",
+                do="give one of them a `name`",
+            )
+
+
+def _task_name(task: ChoiceTaskConfig) -> str:
+    return task.name or _task_file(task).name.split(".")[0]
+
+
+def _task_file(task: ChoiceTaskConfig) -> Path:
     """The file of a multiple-choice task; one that is not there is refused."""
     path = Path(task.path).expanduser()
     if not path.is_file():
