@@ -7,6 +7,7 @@ from tclora.artifacts import folder_lock
 from tclora.config import dump_config, load_config
 from tclora.errors import ArtifactError, ConfigError, DataError, FolderInUseError, OutputExistsError
 from tclora.pipeline.checks.run_place import check_place
+from tclora.pipeline.dry_run import plan_run
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.run import run_pipeline
 
@@ -76,6 +77,16 @@ def test_overwrite_starts_afresh(tmp_path):
     (tmp_path / "run" / "library" / "old").touch()
     run_pipeline(config, until="encode", overwrite=True)
     assert not (tmp_path / "run" / "library").exists() and (tmp_path / "run" / "encode").is_dir()
+
+
+@pytest.mark.parametrize("fault", ["base.path=./nowhere", "merge.1.weights=[1.0]", "merge.0.name=base"])
+def test_a_dry_run_finds_what_the_run_would(tmp_path, fault):
+    path = small_config(tmp_path)
+    assert plan_run(load_config(path))["n_clusters"] == 2
+    for do in (plan_run, run_pipeline):
+        with pytest.raises(ConfigError):
+            do(load_config(path, [fault]))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["/tmp/victim", "../data", "a/b", "<b>", "", ".hidden"])

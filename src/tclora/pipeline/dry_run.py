@@ -5,8 +5,9 @@ from pathlib import Path
 from tclora.artifacts import read_manifest
 from tclora.config import RunConfig
 from tclora.data import expand_paths, hold_out, read_examples, split_dev
-from tclora.merging import parse_params
+from tclora.pipeline.checks.run_place import check_place
 from tclora.pipeline.layout import RunFolder
+from tclora.pipeline.run import check_request
 from tclora.pipeline.stages.cluster import read_cluster_record
 
 __all__ = ["plan_run"]
@@ -18,10 +19,10 @@ def plan_run(config: RunConfig, *, until: str = "report") -> dict[str, object]:
     Raises:
         TcLoraError: the data cannot be read, or a setting is wrong.
     """
-    for merge in config.merge:
-        parse_params(merge.method, merge.params)
-    n_train, n_dev = _counts(config)
+    check_request(config, until)
     run = RunFolder(Path(config.output).expanduser())
+    check_place(run)
+    n_train, n_dev = _counts(config)
     folders = {"data": run.data, "encode": run.encode, "cluster": run.cluster, "train": run.library}
     folders |= {"evaluate": run.evaluate, "report": run.report}
     steps = int(n_train * config.train.epochs / config.train.batch_size)

@@ -38,7 +38,7 @@ from tclora.pipeline.stages.train import read_train_records, train_stage
 from tclora.records import MergeRecord
 from tclora.reporting import RunReport, write_report
 
-__all__ = ["STAGES", "RunResult", "run_pipeline"]
+__all__ = ["STAGES", "RunResult", "check_request", "run_pipeline"]
 
 # Contestants of every evaluation; a merge called so could not be told from them.
 _TAKEN = ("base", MULTI_TASK, EQUAL_PARAMETERS, RANDOM_CLUSTERS, PER_TASK)
@@ -75,7 +75,7 @@ def run_pipeline(
         ArtifactError: another process is using the folder.
     """
     start, told = time.monotonic(), progress or Silent()
-    _check(config, until)
+    check_request(config, until)
     if config.base.threads:
         torch.set_num_threads(config.base.threads)
     run = RunFolder(Path(config.output).expanduser())
@@ -168,8 +168,12 @@ class _Run:
         return timings | {"evaluate": self.done["evaluate"].wall_s}
 
 
-def _check(config: RunConfig, until: str) -> None:
-    """Find what is wrong with the request before hours of work are spent on it."""
+def check_request(config: RunConfig, until: str) -> None:
+    """Find what is wrong with the request before hours of work are spent on it.
+
+    Raises:
+        TcLoraError: a setting is wrong, or a file or the base is not there.
+    """
     if until not in STAGES:
         raise ConfigError("there is no such stage", found=until, expected=", ".join(STAGES))
     local_base_path(config.base)
