@@ -144,6 +144,6 @@ def test_all_of_it_makes_a_page():
     )
     page = merges_page(record, asked, command="", how=[])
     text = page_markdown(page)
-    assert "in a svd" in page.answer and "svd of b less a/mean is -0.050" in page.answer
+    assert "svd in a" in page.answer and "svd of b less a/mean is -0.050" in page.answer
     for part in ("## a: 10 adapters", "## b: 10 adapters", "Against every other contestant", "By group, b: less mean"):
         assert part in text

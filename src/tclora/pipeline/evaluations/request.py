@@ -115,8 +115,12 @@ def _adapter_key(adapter: Adapter) -> str:
 def _check_settings(request: EvaluateManyRequest) -> None:
     if not request.tasks:
         raise ConfigError("no task is named", where="--tasks", do="name tasks; `tclora tasks` lists them")
+    # A file says its task's name when it is loaded; the others are known by now.
+    files = any(word.endswith((".yaml", ".yml")) for word in request.tasks)
+    strange = [] if files else sorted({name for name, _ in request.shots_of} - set(request.tasks))
     shots_fit = not request.shots_of or request.backend == "tclora"
     facts = [
+        (not strange, "--shots", ", ".join(strange), f"one of the tasks: {', '.join(request.tasks)}"),
         (shots_fit, "--shots", "a number for one task", "one number for all with lm-eval"),
         (request.seed >= 0, "--seed", request.seed, "0 or more"),
         (request.batch_size >= 1, "--batch-size", request.batch_size, "1 or more"),
