@@ -3,6 +3,7 @@
 from tclora.adapters.base import BaseShapes, base_shapes, check_against_base
 from tclora.adapters.checks import AdapterSummary, check_mergeable, check_same_base, inspect_adapter
 from tclora.adapters.factors import LoraFactors, all_finite, balance_factors
+from tclora.adapters.locate import typed_path
 from tclora.adapters.lora import Adapter, AdapterSource, ModuleShape, content_key, make_adapter, weights_digest
 from tclora.adapters.new_folder import refuse_existing
 from tclora.adapters.peft_format import read_adapter
@@ -46,6 +47,7 @@ __all__ = [
     "refuse_existing",
     "serving_facts",
     "serving_findings",
+    "typed_path",
     "verdict_of",
     "weights_digest",
     "write_adapter",

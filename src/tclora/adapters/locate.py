@@ -12,7 +12,7 @@ from pathlib import Path
 from tclora.adapters.config import CONFIG_FILE
 from tclora.errors import AdapterError
 
-__all__ = ["WEIGHTS_FILE", "Located", "locate"]
+__all__ = ["WEIGHTS_FILE", "Located", "locate", "typed_path"]
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
@@ -29,6 +29,11 @@ class Located:
     revision: str | None = None
 
 
+def typed_path(source: str | Path) -> Path:
+    """The path that a user typed, `~` filled in: on the text, for a Path forgets that "./~name" begins with a dot."""
+    return Path(os.path.expanduser(source))
+
+
 def locate(source: str | Path, *, revision: str | None = None) -> Located:
     """Find the folder of an adapter, fetching its two files from the Hub where no such path exists.
 
@@ -36,8 +41,7 @@ def locate(source: str | Path, *, revision: str | None = None) -> Located:
         AdapterError: there is no such folder or repository, or it lacks one of the two files.
     """
     typed = str(source)
-    # On the text: a Path forgets that "./~name" begins with a dot.
-    folder = Path(os.path.expanduser(source))
+    folder = typed_path(source)
     try:
         there = os.path.lexists(folder)
     except ValueError:

@@ -141,23 +141,20 @@ def _stored_tensors(adapter: Adapter, rank: int, dtype: torch.dtype) -> Iterator
 def _cast(tensor: Tensor, dtype: torch.dtype, name: str, adapter_name: str) -> Tensor:
     cast = tensor.to(dtype)
     if not all_finite(cast):
-        raise AdapterError(
-            f"{name} overflows {dtype}",
-            where=f"adapter {adapter_name}",
-            found=f"values up to {float(tensor.abs().max()):.3g}",
-            expected=f"at most {torch.finfo(dtype).max:.3g}",
-            do="write it as bf16 or fp32",
-        )
+        what, found, expected = "overflows", "values up to", f"at most {torch.finfo(dtype).max:.3g}"
     # The other dtypes reach as far down as float32 does.
-    if dtype == torch.float16 and (lost := _lost(tensor, cast)) > _MOST_LOST:
-        raise AdapterError(
-            f"{name} is too small for {dtype}",
-            where=f"adapter {adapter_name}",
-            found=f"{lost:.0%} of it lost: values of at most {float(tensor.abs().max()):.3g}",
-            expected=f"values that {dtype} keeps to {_MOST_LOST:.0%}, from about 1e-5 on",
-            do="write it as bf16 or fp32",
-        )
-    return cast
+    elif dtype == torch.float16 and (lost := _lost(tensor, cast)) > _MOST_LOST:
+        what, found = "is too small for", f"{lost:.0%} of it lost: values of at most"
+        expected = f"values that {dtype} keeps to {_MOST_LOST:.0%}, from about 1e-5 on"
+    else:
+        return cast
+    raise AdapterError(
+        f"{name} {what} {dtype}",
+        where=f"adapter {adapter_name}",
+        found=f"{found} {float(tensor.abs().max()):.3g}",
+        expected=expected,
+        do="write it as bf16 or fp32",
+    )
 
 
 def _lost(tensor: Tensor, cast: Tensor) -> float:

@@ -3,6 +3,7 @@
 from tclora.artifacts.files import (
     digest_of,
     fsync_folder,
+    named_refusals,
     partial_name,
     read_json,
     sha256_file,
@@ -20,7 +21,7 @@ from tclora.artifacts.manifest import (
     version_facts,
     write_manifest,
 )
-from tclora.artifacts.staged import named_refusals, remove_partials, staged_folder
+from tclora.artifacts.staged import remove_partials, staged_folder
 
 __all__ = [
     "MANIFEST_NAME",

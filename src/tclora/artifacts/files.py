@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tclora.errors import ArtifactError
 __all__ = [
     "digest_of",
     "fsync_folder",
+    "named_refusals",
     "partial_name",
     "partial_pattern",
     "read_json",
@@ -68,6 +71,24 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+@contextmanager
+def named_refusals(place: Path) -> Iterator[None]:
+    """Say what the file system refused, and where.
+
+    Raises:
+        ArtifactError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            "the output could not be written",
+            where=place,
+            found=error.strerror or str(error),
+            do="make room or choose another place; nothing was left behind",
+        ) from error
 
 
 def partial_name(name: str, kind: str = "") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tclora.artifacts.staged import named_refusals
+from tclora.artifacts.files import named_refusals
 from tclora.errors import FolderInUseError
 
 __all__ = ["folder_lock"]

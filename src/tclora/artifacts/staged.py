@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tclora.artifacts.files import fsync_folder, partial_name, partial_pattern
-from tclora.errors import ArtifactError, OutputExistsError
+from tclora.artifacts.files import fsync_folder, named_refusals, partial_name, partial_pattern
+from tclora.errors import OutputExistsError
 
-__all__ = ["named_refusals", "remove_partials", "staged_folder"]
+__all__ = ["remove_partials", "staged_folder"]
 
 
 @contextmanager
@@ -55,24 +55,6 @@ def remove_partials(destination: Path) -> None:
         (folder / name).rename(destination)
     for name in left:
         _remove(folder / name)
-
-
-@contextmanager
-def named_refusals(place: Path) -> Iterator[None]:
-    """Say what the file system refused, and where.
-
-    Raises:
-        ArtifactError: in place of an `OSError`.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise ArtifactError(
-            "the output could not be written",
-            where=place,
-            found=error.strerror or str(error),
-            do="make room or choose another place; nothing was left behind",
-        ) from error
 
 
 def _refuse_taken(destination: Path, overwrite: bool) -> None:

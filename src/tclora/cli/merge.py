@@ -148,7 +148,8 @@ def _show(record, as_json: bool) -> None:
 def _through(method: str) -> str:
     from tclora.merging import identity_through
 
-    return "" if identity_through(method) == method else f" through {identity_through(method)}"
+    other = identity_through(method)
+    return f" through {other}" if other else ""
 
 
 def _show_plan(plan: dict[str, object], as_json: bool) -> None:

@@ -39,9 +39,8 @@ def leave(status: int) -> NoReturn:
 
 def _flush(stream: Any) -> OSError | None:
     try:
-        stream.flush()
+        with suppress(ValueError):  # closed, and flushed by that
+            stream.flush()
     except OSError as error:
         return error
-    except ValueError:  # closed, and flushed by that
-        return None
     return None

@@ -46,8 +46,8 @@ def _front_matter(result: MergeResult) -> list[str]:
 
 def _facts(result: MergeResult, dtype: str) -> dict[str, object]:
     params = ", ".join(f"{key}={value}" for key, value in recorded_params(result.params).items())
-    itself = identity_through(result.method) == result.method
-    through = "" if itself else f", through {identity_through(result.method)}"
+    other = identity_through(result.method)
+    through = f", through {other}" if other else ""
     return {
         "base model": result.adapter.base_model or "not stated by the adapters",
         "base revision": result.adapter.base_revision or "not stated by the adapters",

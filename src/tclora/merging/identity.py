@@ -17,9 +17,9 @@ __all__ = ["IDENTITY_TOLERANCE", "identity_error", "identity_through"]
 IDENTITY_TOLERANCE = 1e-6
 
 
-def identity_through(method: str) -> str:
-    """What the identity check of a method goes through: itself, or `mean` where no setting gives one adapter back."""
-    return "mean" if default_params(method).holding(1) is None else method
+def identity_through(method: str) -> str | None:
+    """What the identity check goes through in place of the method, where no setting of that gives one adapter back."""
+    return "mean" if default_params(method).holding(1) is None else None
 
 
 def identity_error(stack: ModuleStack, method: MergeFunction, params: Params, turn: int) -> float:

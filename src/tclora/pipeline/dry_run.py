@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tclora.artifacts import read_manifest
 from tclora.config import RunConfig
-from tclora.data import expand_paths, hold_out, read_examples, split_dev
+from tclora.data import hold_out, read_examples, split_dev
 from tclora.pipeline.checks.run_place import check_place
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.run import check_request
@@ -50,7 +50,6 @@ def _n_clusters(config: RunConfig, run: RunFolder) -> int | str:
 
 
 def _counts(config: RunConfig) -> tuple[int, int]:
-    expand_paths(config.data.train)
     train = read_examples(config.data.train, format=config.data.format, fields=config.data.fields)
     if config.data.hold_out_sha1:
         train = hold_out(train, config.data.hold_out_sha1)

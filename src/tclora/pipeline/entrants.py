@@ -4,11 +4,11 @@ In: PEFT folders, Hub ids, folders of adapters (a library, a run's `merge/`), an
 pairs to compare. Refused: folders without an adapter, one adapter named twice, two of one name, unknown pairs.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tclora.adapters import typed_path
 from tclora.errors import AdapterError, ConfigError
 from tclora.evaluation.many import Entrant
 from tclora.pipeline.sources import refuse_twice
@@ -76,7 +76,7 @@ def _pair(text: str, names: Sequence[str]) -> tuple[str, str]:
 def _expanded(word: str) -> list[tuple[str | None, str]]:
     """Adapters that one word means: the name it gives, if any, and the source."""
     name, source = _split(word)
-    folder = _path(source)
+    folder = typed_path(source)
     if not folder.is_dir() or (folder / _CONFIG).exists():
         # An adapter, a Hub id, or something that reading it will refuse by name.
         return [(name, source)]
@@ -93,14 +93,9 @@ def _expanded(word: str) -> list[tuple[str | None, str]]:
     return [(None, str(path)) for path in inside]
 
 
-def _path(typed: str) -> Path:
-    # On the text: a Path forgets that "./~name" begins with a dot.
-    return Path(os.path.expanduser(typed))
-
-
 def _split(word: str) -> tuple[str | None, str]:
     name, sign, source = word.partition("=")
-    if not sign or _path(word).exists():
+    if not sign or typed_path(word).exists():
         return None, word
     if not re.fullmatch(r"[\w.+-][\w.+ /-]*", name) or name == BASE:
         raise ConfigError(
@@ -126,7 +121,8 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 def _names(found: Sequence[tuple[str | None, str]]) -> list[str]:
     """The given names; for the others as many last parts of the path as tell them from all others."""
     parts = [
-        _path(source).absolute().parts if _path(source).exists() else tuple(source.split("/")) for _, source in found
+        typed_path(source).absolute().parts if typed_path(source).exists() else tuple(source.split("/"))
+        for _, source in found
     ]
     depth = 1
     while True:
