@@ -79,7 +79,7 @@ def run_trace(variant: Variant, slices: Slices, start: State, checkpoints: tuple
             began = time.process_time()
             walk, memory = variant.step(work, walk, memory, sweep)
             if sweep % cp_run._CHECK_EVERY == 0:
-                walk, _ = cp_run._inspect(walk, 0.0)
+                walk, _ = cp_run._inspect(work, walk, 0.0)
             cpu_s += time.process_time() - began
             if sweep in checkpoints:
                 times.append(cpu_s)
@@ -140,13 +140,18 @@ def _line_search(slices: Slices, walk: Any, memory: Any, sweep: int) -> tuple[An
         memory = (torch.full_like(error, 3.0), torch.zeros_like(error))
     if sweep > 5 and sweep % 2 == 0:
         power, fails = memory
-        far = state.step(walk.here, sweep ** (1 / power) - 1)
+        size = sweep ** (1 / power) - 1
+        far = replace(state.step(walk.here, size), in_factor=_further(state.in_factor, walk.here.in_factor, size))
         there = squared_error(slices, far)
         better = there + walk.ridge * cp_run._penalty(far) < error + walk.ridge * cp_run._penalty(state)
         state, error = state.choose(far, better), torch.where(better, there, error)
         fails = torch.where(better, 0, fails + 1)
         memory = (power + (fails == 4), torch.where(fails == 4, 0, fails))
     return replace(walk, here=state, ahead=state, error=error), memory
+
+
+def _further(here: Tensor, before: Tensor, size: Tensor) -> Tensor:
+    return torch.lerp(here, before, -size[:, :, None, None])
 
 
 @dataclass

@@ -4,6 +4,7 @@ A `ModuleStack` goes in; `compress_stack` gives a small exact core; methods work
 `lift` brings a result back as a `LowRankDelta`.
 """
 
+from tclora.algebra.column_gram import column_gram
 from tclora.algebra.compress import CompressedStack, compress_stack, lift
 from tclora.algebra.cp import cp_als
 from tclora.algebra.cp_bounds import CpBounds, bounds_of_spectra, cp_bounds
@@ -18,7 +19,7 @@ from tclora.algebra.cp_rank import (
     rank_curves,
 )
 from tclora.algebra.lowrank import balance, numerical_rank, relative_distance, svd_of_product, truncate_core_sum
-from tclora.algebra.stack import LowRankDelta, ModuleStack, blocks_of
+from tclora.algebra.stack import LowRankDelta, ModuleStack, at_least_single, blocks_of
 from tclora.algebra.tucker import TuckerFit, tucker_hooi
 
 __all__ = [
@@ -32,9 +33,11 @@ __all__ = [
     "RankCurve",
     "RankRule",
     "TuckerFit",
+    "at_least_single",
     "balance",
     "blocks_of",
     "bounds_of_spectra",
+    "column_gram",
     "compress_stack",
     "cp_als",
     "cp_bounds",

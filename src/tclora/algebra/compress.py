@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tclora.algebra.joint_basis import Basis, Side, gram_coordinates, qr_coordinates, shared_basis
-from tclora.algebra.stack import LowRankDelta, ModuleStack, blocks_of
+from tclora.algebra.stack import LowRankDelta, ModuleStack, at_least_single, blocks_of
 from tclora.algebra.triplets import balanced_triplets
 from tclora.errors import NumericalError, ShapeError
 from tclora.shapes import Float, Int
@@ -90,6 +90,10 @@ class CompressedStack:
 
     def singular_values(self) -> Float[Tensor, "m P"]:
         """The singular values of every adapter, side by side as the columns are."""
+        return self._values
+
+    @cached_property
+    def _values(self) -> Float[Tensor, "m P"]:
         return self.out_blocks.square().sum(dim=1)
 
     def spread(self, adapter_weights: Float[Tensor, "m n"]) -> Float[Tensor, "m P"]:
@@ -214,7 +218,7 @@ def _signs(basis: Basis, columns: Tensor) -> Tensor:
     sizes = torch.linalg.vector_norm(columns, dim=0)
     # A part of the rows tells nearly always; all of them are asked where a column is hardly seen in that part.
     for every in (max(1, basis.source.shape[0] // _SIGN_ROWS), 1):
-        rows = basis.source[::every]
+        rows = at_least_single(basis.source[::every])
         fixed = torch.arange(1, len(rows) + 1, dtype=columns.dtype, device=columns.device)
         fixed = fixed.mul(0.6180339887498949).frac() - 0.5
         along = basis.along((fixed.to(rows.dtype) @ rows).to(columns.dtype)) @ columns

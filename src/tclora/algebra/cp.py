@@ -6,6 +6,7 @@ the coordinates of what came in. Refused: NaN and infinity, by problem; a `cp_ra
 A problem's result depends on its own numbers, `cp_rank` and the seed, not on the other problems of its batch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tclora.algebra.compress import CompressedStack, compress_stack
+from tclora.algebra.cp_columns import columns_apart, to_basis, to_columns, with_grams
 from tclora.algebra.cp_exact import Terms, solve_directly
 from tclora.algebra.cp_model import CpFactors, CpFit, canonical, triple_cosine
 from tclora.algebra.cp_run import LOWEST_COSINE, MOST_ENERGY, Run, run_als
@@ -119,40 +121,49 @@ def _fit_core(core: Tensor, cp_rank: int, effort: Effort) -> CpFit:
 
 def _unit_slices(compressed: CompressedStack) -> tuple[Slices, Tensor]:
     """The slices of each problem at norm 1, and the norms; a problem that is zero stays so."""
+    values = compressed.singular_values()
     # Scaling by the largest value first keeps the squares of very small and very large stacks in range.
-    peak = compressed.singular_values().amax(dim=1) if compressed.out_blocks.shape[2] else torch.zeros(compressed.m)
-    peak = peak.to(compressed.out_blocks)
-    root = torch.where(peak > 0, peak, 1).sqrt()[:, None, None]
-    slices = Slices(compressed.out_blocks / root, compressed.in_blocks / root, compressed.ranks)
-    size = slices.size()
-    root = torch.where(size > 0, size, 1).sqrt()[:, None, None]
-    return Slices(slices.out_blocks / root, slices.in_blocks / root, compressed.ranks), size * peak
+    peak = values.amax(dim=1) if values.shape[1] else values.new_zeros(compressed.m)
+    root = torch.where(peak > 0, peak, 1)
+    size = torch.linalg.vector_norm(values / root[:, None], dim=1)
+    root = (root.sqrt() * torch.where(size > 0, size, 1).sqrt())[:, None, None]
+    return Slices(compressed.out_blocks / root, compressed.in_blocks / root, compressed.ranks), size * peak
 
 
 def _solve_chunk(slices: Slices, cp_rank: int, effort: Effort) -> list[_Solved]:
-    solved = {j: _shortcut(slices, j, cp_rank) for j in range(slices.m)}
-    left = [j for j, found in solved.items() if found is None]
-    if left:
-        unsolved = slices.take(torch.tensor(left, device=slices.out_blocks.device))
-        fits = _best_of_starts(unsolved, cp_rank, effort)
-        solved.update(zip(left, fits, strict=True))
-    return [found for found in solved.values() if found is not None]
+    zero = (~slices.values.any(dim=1)).nonzero()[:, 0].tolist()
+    solved = {j: _Solved(_no_terms(slices, cp_rank), "zero") for j in zero}
+    found = enumerate(solve_directly(slices, cp_rank))
+    solved.update({j: _Solved(terms, "svd") for j, terms in found if terms is not None})
+    left = [j for j in range(slices.m) if j not in solved]
+    for part, quick in _swept_alike(slices, torch.tensor(left, dtype=torch.long, device=slices.out_blocks.device)):
+        fits = _best_of_starts(slices.take(part), quick, cp_rank, effort)
+        solved.update(zip(part.tolist(), fits, strict=True))
+    return [solved[j] for j in range(slices.m)]
 
 
-def _shortcut(slices: Slices, j: int, cp_rank: int) -> _Solved | None:
-    if not slices.out_blocks[j].any():
-        sizes = (slices.out_blocks.shape[1], slices.in_blocks.shape[1], slices.n)
-        p, q, n = (slices.out_blocks.new_zeros(size, cp_rank) for size in sizes)
-        return _Solved((p, q, n), "zero")
-    terms = solve_directly(slices, j, cp_rank)
-    return None if terms is None else _Solved(terms, "svd")
+def _swept_alike(slices: Slices, left: Tensor) -> Iterator[tuple[Tensor, Slices]]:
+    """The problems that are left, by the way they are swept, and their slices as such sweeps want them."""
+    if len(left) and slices.out_blocks[0].numel() < _MANY:
+        yield left, slices.take(left)
+    elif len(left):
+        single = with_grams(slices.take(left).to(torch.float32))
+        apart = columns_apart(single)
+        for part, quick in ((apart, single), (~apart, replace(single, grams=None))):
+            if part.any():
+                yield left[part], quick.take(part)
 
 
-def _best_of_starts(slices: Slices, cp_rank: int, effort: Effort) -> list[_Solved]:
+def _no_terms(slices: Slices, cp_rank: int) -> Terms:
+    sizes = (slices.out_blocks.shape[1], slices.in_blocks.shape[1], slices.n)
+    out_factor, in_factor, adapter_factor = (slices.out_blocks.new_zeros(size, cp_rank) for size in sizes)
+    return out_factor, in_factor, adapter_factor
+
+
+def _best_of_starts(slices: Slices, quick: Slices, cp_rank: int, effort: Effort) -> list[_Solved]:
     """Sweep all starts a little, the better ones some more, and the best few to the end; one result per problem."""
-    single = slices.out_blocks[0].numel() >= _MANY
-    quick = slices.to(torch.float32) if single else slices
     start, names = make_starts(quick, cp_rank, n_starts=effort.n_starts, seed=effort.seed)
+    start = to_columns(quick, start)
     rows = torch.arange(slices.m, device=start.out_factor.device)[:, None]
     order = torch.arange(len(names), device=rows.device).expand(len(rows), -1)
     run, before, swept = None, 0, 0
@@ -163,7 +174,10 @@ def _best_of_starts(slices: Slices, cp_rank: int, effort: Effort) -> list[_Solve
         last = swept + sweeps == effort.max_iter
         run = run_als(quick, start, sweeps=sweeps, tol=effort.tol if last else 0.0)
         before, swept = swept, swept + sweeps
-    run = _polished(slices, cast(Run, run), effort) if single else cast(Run, run)
+    run = cast(Run, run)
+    run = replace(run, state=to_basis(quick, run.state))
+    if quick.out_blocks.dtype != slices.out_blocks.dtype:
+        run = _polished(slices, run, effort)
     # A degenerate fit is taken only where all of them are.
     best = (run.error + 2 * _is_degenerate(run.state)).argmin(dim=1).tolist()
     spread = (run.error.amax(dim=1) - run.error.amin(dim=1)).tolist()

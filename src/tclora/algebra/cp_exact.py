@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tclora.algebra.slices import Slices
+from tclora.shapes import Bool, Int
 
 __all__ = ["Terms", "solve_directly"]
 
@@ -25,13 +26,21 @@ _N_VIEWS = 8
 Terms = tuple[Tensor, Tensor, Tensor]
 
 
-def solve_directly(slices: Slices, j: int, cp_rank: int) -> Terms | None:
-    """Optimal factors `(p, R)`, `(q, R)`, `(n, R)` of problem `j`, of norm 1, where a shortcut applies, else None."""
-    n_kinds, n_terms = _kinds(slices, j)
-    few, short = n_terms <= cp_rank, _short_modes(slices, j, cp_rank)
-    if not (few or short or n_kinds == 1):
-        return None
-    core = slices.dense(j)
+def solve_directly(slices: Slices, cp_rank: int) -> list[Terms | None]:
+    """For each problem, of norm 1: optimal factors `(p, R)`, `(q, R)`, `(n, R)` where a shortcut applies, else None.
+
+    A problem that is zero has none either.
+    """
+    n_kinds, n_terms = _kinds(slices)
+    few, short = n_terms <= cp_rank, _short_modes(slices, cp_rank)
+    hopeful = (few | short | (n_kinds == 1)) & slices.values.any(dim=1)
+    return [
+        _solved(slices.dense(j), cp_rank, few=is_few) if hope else None
+        for j, (hope, is_few) in enumerate(zip(hopeful.tolist(), few.tolist(), strict=True))
+    ]
+
+
+def _solved(core: Tensor, cp_rank: int, *, few: bool) -> Terms | None:
     for mode in (2, 0, 1):
         direction = _only_direction(core, mode)
         if direction is not None:
@@ -44,22 +53,22 @@ def solve_directly(slices: Slices, j: int, cp_rank: int) -> Terms | None:
     return None
 
 
-def _kinds(slices: Slices, j: int) -> tuple[int, int]:
+def _kinds(slices: Slices) -> tuple[Int[Tensor, " m"], Int[Tensor, " m"]]:
     """How many adapters are not proportional to one before them, and how many singular triplets those have.
 
     A few random numbers of each adapter tell proportional ones; what follows from it is checked on the core.
     """
     looks = _looks(slices.out_blocks.shape[1], slices.in_blocks.shape[1])
     out_view, in_view = (
-        look.to(side) @ side[j] for look, side in zip(looks, (slices.out_blocks, slices.in_blocks), strict=True)
+        look.to(side) @ side for look, side in zip(looks, (slices.out_blocks, slices.in_blocks), strict=True)
     )
-    views = slices.add_up((out_view * in_view).mT[None])[0]
-    norms = torch.linalg.vector_norm(views, dim=1, keepdim=True)
+    views = slices.add_up((out_view * in_view).mT)
+    norms = torch.linalg.vector_norm(views, dim=2, keepdim=True)
     unit = views / torch.where(norms > 0, norms, 1)
-    repeats = ((unit @ unit.mT).abs() >= 1 - 1e-9).triu(1).any(dim=0)
-    first = (norms[:, 0] > 0) & ~repeats
-    counts = slices.add_up((slices.values[j] > _NEGLIGIBLE).to(views)[None])[0]
-    return int(first.sum()), int(counts[first].sum())
+    repeats = ((unit @ unit.mT).abs() >= 1 - 1e-9).triu(1).any(dim=1)
+    first = (norms[:, :, 0] > 0) & ~repeats
+    counts = slices.add_up((slices.values > _NEGLIGIBLE).to(torch.long))
+    return first.sum(dim=1), (counts * first).sum(dim=1)
 
 
 @lru_cache(maxsize=16)
@@ -69,10 +78,11 @@ def _looks(p: int, q: int) -> tuple[Tensor, Tensor]:
     return out_look, in_look
 
 
-def _short_modes(slices: Slices, j: int, cp_rank: int) -> bool:
+def _short_modes(slices: Slices, cp_rank: int) -> Bool[Tensor, " m"]:
     """Whether the out or the in mode is so short that its own slices have few terms, or only one direction."""
-    p, q = (int((side[j] != 0).any(dim=1).sum()) for side in (slices.out_blocks, slices.in_blocks))
-    return min(p, q) <= 1 or p * min(q, slices.n) <= cp_rank or q * min(p, slices.n) <= cp_rank
+    p, q = ((side != 0).any(dim=2).sum(dim=1) for side in (slices.out_blocks, slices.in_blocks))
+    one = torch.minimum(p, q) <= 1
+    return one | (p * q.clamp(max=slices.n) <= cp_rank) | (q * p.clamp(max=slices.n) <= cp_rank)
 
 
 def _only_direction(core: Tensor, mode: int) -> Tensor | None:

@@ -5,6 +5,7 @@ product of `out_factor[:, r]` and `in_factor[:, r]`. `canonical` fixes what the 
 so that equal models are equal numbers.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from tclora.algebra.lowrank import column_signs
 from tclora.shapes import Bool, Float, Int
 
-__all__ = ["CpFactors", "CpFit", "canonical", "relative_residual", "triple_cosine"]
+__all__ = ["CpFactors", "CpFit", "canonical", "lowest_cosine", "relative_residual", "triple_cosine"]
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,19 @@ def triple_cosine(
     out_factor: Float[Tensor, "*m p R"], in_factor: Float[Tensor, "*m q R"], adapter_factor: Float[Tensor, "*m n R"]
 ) -> Float[Tensor, "*m"]:
     """The lowest product over the three modes of the cosines of two terms; 1 where there are fewer than two terms."""
-    product = torch.ones((), dtype=out_factor.dtype, device=out_factor.device)
-    for factor in (out_factor, in_factor, adapter_factor):
-        columns, norms = _unit_columns(factor)
-        product = product * (columns.mT @ columns)
-    used = norms.squeeze(-2) > 0
+    unit = [_unit_columns(factor)[0] for factor in (out_factor, in_factor, adapter_factor)]
+    return lowest_cosine([columns.mT @ columns for columns in unit])
+
+
+def lowest_cosine(grams: Sequence[Float[Tensor, "*m R R"]]) -> Float[Tensor, "*m"]:
+    """The triple cosine from the Gram matrices of the three factors."""
+    norms = [gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt() for gram in grams]
+    used = torch.stack([norm > 0 for norm in norms]).all(dim=0)
+    size = torch.stack(norms).prod(dim=0)
+    size = torch.where(used, size, 1)
+    cosines = grams[0] * grams[1] * grams[2] / (size[..., :, None] * size[..., None, :])
     pair = used[..., :, None] & used[..., None, :] & ~torch.eye(used.shape[-1], dtype=torch.bool, device=used.device)
-    return torch.where(pair, product, 1).amin(dim=(-2, -1))
+    return torch.where(pair, cosines, 1).amin(dim=(-2, -1))
 
 
 def _unit_columns(factor: Tensor) -> tuple[Tensor, Tensor]:

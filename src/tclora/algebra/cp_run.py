@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tclora.algebra.cp_model import triple_cosine
-from tclora.algebra.cp_sweep import State, als_sweep
+from tclora.algebra.cp_model import lowest_cosine
+from tclora.algebra.cp_sweep import State, als_sweep, term_grams
 from tclora.algebra.slices import Slices
 from tclora.shapes import Bool, Float, Int
 
@@ -49,8 +49,7 @@ class Run:
 
     def choose(self, rows: Tensor, best: Tensor) -> "Run":
         """Some of the starts, `best` `(m, k)` of them by index."""
-        state = State(*(factor[rows, best] for factor in self.state.factors()))
-        return Run(state, self.error[rows, best], self.n_iter, self.converged[rows, best])
+        return Run(self.state.take((rows, best)), self.error[rows, best], self.n_iter, self.converged[rows, best])
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class _Walk:
 def run_als(slices: Slices, state: State, *, sweeps: int, tol: float) -> Run:
     """Sweep until the relative error changes by less than `tol` a sweep, or `sweeps` times."""
     m, s, device = *state.out_factor.shape[:2], state.out_factor.device
-    reached = [factor.clone() for factor in state.factors()]
+    reached = State(*(tensor.clone() for tensor in state.tensors()))
     n_iter = torch.zeros(m, dtype=torch.long, device=device)
     converged = torch.zeros(m, s, dtype=torch.bool, device=device)
     error = state.out_factor.new_zeros(m, s)
@@ -84,18 +83,18 @@ def run_als(slices: Slices, state: State, *, sweeps: int, tol: float) -> Run:
         last = sweep == sweeps
         if sweep % _CHECK_EVERY and not last:
             continue
-        walk, settled = _inspect(walk, tol)
+        walk, settled = _inspect(slices, walk, tol)
         leaving = settled.all(dim=1) | last
         if not leaving.any():
             continue
-        for whole, part in zip(reached, walk.here.factors(), strict=True):
+        for whole, part in zip(reached.tensors(), walk.here.tensors(), strict=True):
             whole[active[leaving]] = part[leaving]
         n_iter[active[leaving]], converged[active[leaving]] = sweep, settled[leaving]
         error[active[leaving]] = walk.error[leaving].clamp(min=0).sqrt()
         if leaving.all():
             break
         active, slices, walk = active[~leaving], slices.take(~leaving), walk.take(~leaving)
-    return Run(State(*reached), error, n_iter, converged)
+    return Run(reached, error, n_iter, converged)
 
 
 def _begin(state: State) -> _Walk:
@@ -125,22 +124,20 @@ def _step(slices: Slices, walk: _Walk) -> _Walk:
     )
 
 
-def _inspect(walk: _Walk, tol: float) -> tuple[_Walk, Tensor]:
+def _inspect(slices: Slices, walk: _Walk, tol: float) -> tuple[_Walk, Tensor]:
     """Set the ridge anew and tell which starts have settled."""
     squared = walk.error.clamp(min=0)
     raised = (_RAISE * walk.ridge).clamp(max=_LARGEST_RIDGE)
-    floor = torch.where(_cancelling(walk.here), torch.maximum(raised, walk.floor), walk.floor)
+    floor = torch.where(_cancelling(term_grams(slices, walk.here)), torch.maximum(raised, walk.floor), walk.floor)
     ridge = torch.maximum(_SHARE * squared, floor)
     objective = walk.error + ridge * _penalty(walk.here)
     settled = ((squared.sqrt() - walk.seen).abs() < _CHECK_EVERY * tol) & (floor == walk.floor)
     return replace(walk, objective=objective, ridge=ridge, floor=floor, seen=squared.sqrt()), settled
 
 
-def _cancelling(state: State) -> Tensor:
-    energy = torch.ones((), dtype=state.out_factor.dtype, device=state.out_factor.device)
-    for factor in state.factors():
-        energy = energy * (factor * factor).sum(dim=-2)
-    return (triple_cosine(*state.factors()) < _WATCHED_COSINE) | (energy.sum(dim=-1) > _WATCHED_ENERGY)
+def _cancelling(grams: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    energy = torch.stack([gram.diagonal(dim1=-2, dim2=-1) for gram in grams]).prod(dim=0).sum(dim=-1)
+    return (lowest_cosine(grams) < _WATCHED_COSINE) | (energy > _WATCHED_ENERGY)
 
 
 def _penalty(swept: State) -> Tensor:

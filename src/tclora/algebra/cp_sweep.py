@@ -16,39 +16,51 @@ from torch import Tensor
 from tclora.algebra.slices import Slices
 from tclora.shapes import Bool, Float
 
-__all__ = ["State", "als_sweep"]
+__all__ = ["State", "als_sweep", "term_grams"]
 
 
 @dataclass(frozen=True)
 class State:
-    """Factors of `s` starts of `m` problems; the columns of a term have equal norms."""
+    """Factors of `s` starts of `m` problems; the columns of a term have equal norms.
+
+    For slices with `grams` the out and in factors are mixtures of columns (`p = q = P`), and `out_side` holds the inner
+    products of the out factor with the columns: a sweep ends with them, and the next one begins with them.
+    """
 
     out_factor: Float[Tensor, "m s p R"]
     in_factor: Float[Tensor, "m s q R"]
     adapter_factor: Float[Tensor, "m s n R"]
+    out_side: Float[Tensor, "m s P R"] | None = None
 
     def factors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Out, in and adapter factor."""
         return self.out_factor, self.in_factor, self.adapter_factor
 
-    def take(self, index: Tensor) -> "State":
-        """Some of the problems."""
-        return State(*(f[index] for f in self.factors()))
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The factors, and `out_side` where there is one."""
+        return self.factors() if self.out_side is None else (*self.factors(), self.out_side)
+
+    def take(self, index: Tensor | tuple[Tensor, Tensor]) -> "State":
+        """Some of the problems, or for each of them some of its starts."""
+        return State(*(tensor[index] for tensor in self.tensors()))
 
     def to(self, dtype: torch.dtype) -> "State":
         """The same numbers in another precision."""
-        return State(*(f.to(dtype) for f in self.factors()))
+        return State(*(tensor.to(dtype) for tensor in self.tensors()))
 
     def choose(self, other: "State", where: Bool[Tensor, "m s"]) -> "State":
         """`other` for the starts marked in `where`, this elsewhere."""
         pick = where[:, :, None, None]
-        return State(*(torch.where(pick, b, a) for a, b in zip(self.factors(), other.factors(), strict=True)))
+        pairs = zip(self.tensors(), other.tensors(), strict=True)
+        return State(*(torch.where(pick, theirs, mine) for mine, theirs in pairs))
 
     def step(self, before: "State", size: Float[Tensor, "m s"]) -> "State":
-        """Go on from here by `size` times the way from `before`."""
+        """Go on from here by `size` times the way from `before`. The in factor stays: no sweep reads it."""
         # In one pass; a weight below 0 goes beyond the first point, and at weight 0 that point comes back as it is.
         weight = -size[:, :, None, None]
-        return State(*(torch.lerp(a, b, weight) for a, b in zip(self.factors(), before.factors(), strict=True)))
+        pairs = zip(self.tensors(), before.tensors(), strict=True)
+        out, _, *others = (torch.lerp(mine, earlier, weight) for mine, earlier in pairs)
+        return State(out, self.in_factor, *others)
 
 
 def als_sweep(slices: Slices, state: State, ridge: Float[Tensor, "m s"]) -> tuple[State, Float[Tensor, "m s"]]:
@@ -64,18 +76,44 @@ def als_sweep(slices: Slices, state: State, ridge: Float[Tensor, "m s"]) -> tupl
     Source: Kolda and Bader 2009, section 3.4, with every slice kept as a product of two blocks.
     """
     out_rows, adapter_rows = state.out_factor.mT.contiguous(), state.adapter_factor.mT.contiguous()
-    out_gram, out_side = _gram(out_rows), _product(out_rows, slices.out_blocks)
-    mttkrp = _product(_scaled(slices, out_side, adapter_rows), slices.in_blocks.mT)
-    in_rows = _solve(out_gram * _gram(adapter_rows), mttkrp, ridge)
-    in_gram, in_side = _gram(in_rows), _product(in_rows, slices.in_blocks)
+    out_side = _touch(slices, 0, out_rows) if state.out_side is None else state.out_side.mT
+    out_gram = _factor_gram(slices, out_rows, out_side)
+    in_mttkrp = _gather(slices, 1, _scaled(slices, out_side, adapter_rows))
+    in_rows = _solve(out_gram * _gram(adapter_rows), in_mttkrp, ridge)
+    in_side = _touch(slices, 1, in_rows)
+    in_gram = _factor_gram(slices, in_rows, in_side)
     adapter_rows = _solve(out_gram * in_gram, _paired(slices, out_side, in_side), ridge)
     adapter_gram = _gram(adapter_rows)
-    mttkrp = _product(_scaled(slices, in_side, adapter_rows), slices.out_blocks.mT)
+    mttkrp = _gather(slices, 0, _scaled(slices, in_side, adapter_rows))
     gram = in_gram * adapter_gram
     out_rows = _solve(gram, mttkrp, ridge)
-    out_gram = _gram(out_rows)
-    error = 1 - 2 * (mttkrp * out_rows).sum(dim=(2, 3)) + (gram * out_gram).sum(dim=(2, 3))
-    return _balanced((out_rows, in_rows, adapter_rows), (out_gram, in_gram, adapter_gram)), error
+    out_side = _touch(slices, 0, out_rows) if slices.grams else None
+    out_gram = _factor_gram(slices, out_rows, out_side)
+    error = 1 - 2 * (mttkrp * (out_rows if out_side is None else out_side)).sum(dim=(2, 3))
+    error = error + (gram * out_gram).sum(dim=(2, 3))
+    return _balanced((out_rows, in_rows, adapter_rows, out_side), (out_gram, in_gram, adapter_gram)), error
+
+
+def term_grams(slices: Slices, state: State) -> tuple[Tensor, Tensor, Tensor]:
+    """The Gram matrices `(m, s, R, R)` of the out, in and adapter factors."""
+    out_rows, in_rows, adapter_rows = (factor.mT for factor in state.factors())
+    if slices.grams is None or state.out_side is None:
+        return _gram(out_rows), _gram(in_rows), _gram(adapter_rows)
+    return out_rows @ state.out_side, in_rows @ _touch(slices, 1, in_rows).mT, _gram(adapter_rows)
+
+
+def _touch(slices: Slices, side: int, rows: Tensor) -> Tensor:
+    """The inner products of a factor with the columns of the slices."""
+    return _product(rows, slices.grams[side] if slices.grams else (slices.out_blocks, slices.in_blocks)[side])
+
+
+def _gather(slices: Slices, side: int, weights: Tensor) -> Tensor:
+    """The columns of the slices added up with these weights, written as factors are."""
+    return weights if slices.grams else _product(weights, (slices.out_blocks, slices.in_blocks)[side].mT)
+
+
+def _factor_gram(slices: Slices, rows: Tensor, side: Tensor | None) -> Tensor:
+    return rows @ (side if slices.grams and side is not None else rows).mT
 
 
 def _product(rows: Tensor, matrix: Tensor) -> Tensor:
@@ -111,9 +149,12 @@ def _solve(gram: Tensor, mttkrp: Tensor, ridge: Tensor) -> Tensor:
     return torch.cholesky_inverse(lower) @ mttkrp
 
 
-def _balanced(rows: tuple[Tensor, Tensor, Tensor], grams: tuple[Tensor, Tensor, Tensor]) -> State:
+def _balanced(rows: tuple[Tensor, Tensor, Tensor, Tensor | None], grams: tuple[Tensor, Tensor, Tensor]) -> State:
     """Give the three columns of each term the same norm, read from the Gram matrices."""
     norms = torch.stack([gram.diagonal(dim1=-2, dim2=-1) for gram in grams]).sqrt()
     common = norms.prod(dim=0) ** (1 / 3)
     share = (common / torch.where(norms > 0, norms, 1))[..., None]
-    return State(*((f * x).mT for f, x in zip(rows, share.unbind(), strict=True)))
+    out_share, in_share, adapter_share = share.unbind()
+    out_rows, in_rows, adapter_rows, out_side = rows
+    factors = (out_rows * out_share).mT, (in_rows * in_share).mT, (adapter_rows * adapter_share).mT
+    return State(*factors, None if out_side is None else (out_side * out_share).mT)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from tclora.algebra.column_gram import column_gram
+from tclora.algebra.stack import at_least_single
 from tclora.shapes import Float, Int
 
 __all__ = ["Basis", "Side", "gram_coordinates", "qr_coordinates", "shared_basis"]
@@ -51,8 +53,9 @@ class Basis:
     def lift(self, small: Float[Tensor, "p_wide R"]) -> Float[Tensor, "R d"]:
         """`(basis @ small).T`, in float32 from large float32 columns; rows of `small` beyond the basis are dropped."""
         mixed = self.mix(small[: self.turn.shape[1]].to(self.turn.dtype))
-        dtype = self.source.dtype if _is_large(self.source) else self.turn.dtype
-        return mixed.to(dtype).mT @ self.source.to(dtype).mT
+        source = at_least_single(self.source)
+        dtype = source.dtype if _is_large(source) else self.turn.dtype
+        return mixed.to(dtype).mT @ source.to(dtype).mT
 
 
 @dataclass(frozen=True)
@@ -86,21 +89,20 @@ def gram_coordinates(columns: Float[Tensor, "d P"], dtype: torch.dtype) -> tuple
         return None
     if total_rank > d:
         return _whole_space(columns.to(dtype))
-    if _is_large(columns):
-        found = _cholesky(columns, dtype, _LEAST_SINGLE_PIVOT)
+    single = at_least_single(columns)
+    if _is_large(single):
+        found = _cholesky(columns, single, dtype, _LEAST_SINGLE_PIVOT)
         if found is not None:
             return found
-    return _cholesky(columns.to(dtype), dtype, _LEAST_PIVOT, source=columns)
+    return _cholesky(columns, columns.to(dtype), dtype, _LEAST_PIVOT)
 
 
 def _is_large(columns: Tensor) -> bool:
     return columns.dtype == torch.float32 and columns.numel() >= _MANY
 
 
-def _cholesky(
-    columns: Tensor, dtype: torch.dtype, least_pivot: float, source: Tensor | None = None
-) -> tuple[Tensor, Basis] | None:
-    gram = _lower_gram(columns).to(dtype)
+def _cholesky(source: Tensor, columns: Tensor, dtype: torch.dtype, least_pivot: float) -> tuple[Tensor, Basis] | None:
+    gram = column_gram(columns).to(dtype)
     norms = gram.diagonal().sqrt()
     # An overflow or a NaN shows in the norms; squares that vanish would not, and those columns need QR.
     if not bool((norms > _TINY).all() and torch.isfinite(norms).all()):
@@ -109,16 +111,7 @@ def _cholesky(
     if int(info) or not float(lower.diagonal().min()) >= least_pivot:
         return None
     coordinates = lower.mT * norms
-    return coordinates, Basis(columns if source is None else source, coordinates, solved=True)
-
-
-def _lower_gram(columns: Tensor) -> Tensor:
-    """The lower triangle of the Gram matrix, and some of the upper one, in three quarters of the time of all."""
-    half = columns.shape[1] // 2
-    gram = columns.new_zeros(columns.shape[1], columns.shape[1])
-    gram[:half, :half] = columns[:, :half].mT @ columns[:, :half]
-    gram[half:] = columns[:, half:].mT @ columns
-    return gram
+    return coordinates, Basis(source, coordinates, solved=True)
 
 
 def _whole_space(wide: Tensor) -> tuple[Tensor, Basis] | None:

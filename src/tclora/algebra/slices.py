@@ -2,9 +2,12 @@
 
 `tensor[:, :, i] = out_blocks_i @ in_blocks_i.T`. A contraction of the tensor with two factors costs O(P (p + q) R) this
 way and O(n p q R) from the dense core, `n / 2` times as much where P = p = q; the dense core is never built.
+
+A factor of either side may be held in the joint basis, or as a mixture of the columns of all adapters. In the basis a
+sweep takes four large products; of mixtures, with the Gram matrices of the columns at hand, it takes two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -20,12 +23,14 @@ __all__ = ["Slices", "stack_of_core"]
 class Slices:
     """`n` slices of `m` tensors; slice `i` owns `ranks[i]` columns of both sides.
 
-    The columns of a slice are its singular vectors times the roots of its singular values.
+    The columns of a slice are its singular vectors times the roots of its singular values. With `grams`, the Gram
+    matrices of the columns of the out and of the in side, the out and in factors of a sweep are mixtures of columns.
     """
 
     out_blocks: Float[Tensor, "m p P"]
     in_blocks: Float[Tensor, "m q P"]
     ranks: tuple[int, ...]
+    grams: tuple[Float[Tensor, "m P P"], Float[Tensor, "m P P"]] | None = None
 
     @property
     def m(self) -> int:
@@ -56,12 +61,20 @@ class Slices:
         return self.out_blocks.square().sum(dim=1)
 
     def take(self, index: Tensor) -> "Slices":
-        """Some of the tensors."""
-        return Slices(self.out_blocks[index], self.in_blocks[index], self.ranks)
+        """Some of the tensors, in their order: by a mask, or by their places."""
+        if len(index) == self.m and (index.dtype != torch.bool or bool(index.all())):
+            return self
+        grams = self.grams and (self.grams[0][index], self.grams[1][index])
+        return Slices(self.out_blocks[index], self.in_blocks[index], self.ranks, grams)
 
     def to(self, dtype: torch.dtype) -> "Slices":
         """The same numbers in another precision."""
-        return Slices(self.out_blocks.to(dtype), self.in_blocks.to(dtype), self.ranks)
+        grams = self.grams and (self.grams[0].to(dtype), self.grams[1].to(dtype))
+        return Slices(self.out_blocks.to(dtype), self.in_blocks.to(dtype), self.ranks, grams)
+
+    def by_columns(self) -> "Slices":
+        """The same slices, for sweeps whose factors are mixtures of their columns."""
+        return replace(self, grams=(self.out_blocks.mT @ self.out_blocks, self.in_blocks.mT @ self.in_blocks))
 
     def spread(self, per_slice: Tensor) -> Tensor:
         """`(m, n, ...)` to `(m, P, ...)`: what belongs to a slice, for each of its columns."""

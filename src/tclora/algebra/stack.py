@@ -2,6 +2,7 @@
 
 A `ModuleStack` holds `m` modules of one shape with `n` adapters side by side as columns. The delta of adapter `i`
 in module `j` is `out_stack[j][:, block_i] @ in_stack[j][:, block_i].T`; any scaling is already inside `out_stack`.
+A stack may be in half precision, as files are; whoever computes with a part of it takes that part `at_least_single`.
 Refused: axes that disagree, ranks that do not add up to the width, names that repeat, integer tensors.
 """
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from tclora.errors import ShapeError
 from tclora.shapes import Float
 
-__all__ = ["LowRankDelta", "ModuleStack", "blocks_of"]
+__all__ = ["LowRankDelta", "ModuleStack", "at_least_single", "blocks_of"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,11 @@ class ModuleStack:
     def delta(self, i: int) -> Float[Tensor, "m d_out d_in"]:
         """The dense delta of adapter `i` in every module; for tests and small shapes."""
         block = self.blocks()[i]
-        return self.out_stack[:, :, block] @ self.in_stack[:, :, block].mT
+        out_columns, in_columns = (
+            at_least_single(self.out_stack[:, :, block]),
+            at_least_single(self.in_stack[:, :, block]),
+        )
+        return out_columns @ in_columns.mT
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,11 @@ class LowRankDelta:
 def blocks_of(ranks: tuple[int, ...]) -> list[slice]:
     """The columns of each adapter, side by side in order."""
     return [slice(end - rank, end) for end, rank in zip(accumulate(ranks), ranks, strict=True)]
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """The same numbers in float32 where they are in half precision, in which nothing is computed here."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
 def _check_names(names: tuple[str, ...], m: int) -> None:

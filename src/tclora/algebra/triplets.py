@@ -4,6 +4,8 @@ In: coordinates `(p, P)` and `(q, P)` of the two sides, `ranks[i]` columns for a
 places: singular vectors times the roots of the singular values, at unit size for each adapter, and the adapters' sizes.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -26,6 +28,10 @@ def balanced_triplets(
         The two sides, every adapter at spectral norm 1, and those spectral norms: infinite where a product overflows.
         How an adapter was factored does not show in them, but for the common sign of a pair of columns.
     """
+    if len(set(ranks)) == 1 and ranks[0] > 0:
+        parts = (side.unflatten(1, (len(ranks), -1)).transpose(0, 1) for side in (out_columns, in_columns))
+        out_part, in_part, sizes = _balanced(*parts)
+        return out_part.transpose(0, 1).flatten(1), in_part.transpose(0, 1).flatten(1), sizes
     out_turned, in_turned = torch.zeros_like(out_columns), torch.zeros_like(in_columns)
     sizes = out_columns.new_zeros(len(ranks))
     blocks = blocks_of(ranks)
@@ -41,9 +47,8 @@ def balanced_triplets(
 
 def _balanced(out_part: Tensor, in_part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rank = out_part.shape[2]
-    out_turn, out_small = _orthonormal(out_part)
-    in_turn, in_small = _orthonormal(in_part)
-    product = out_small @ in_small.mT
+    out_triangle, in_triangle = _triangle(out_part), _triangle(in_part)
+    product = out_triangle.small @ in_triangle.small.mT
     overflow = ~torch.isfinite(product).flatten(1).all(dim=1)
     # The SVD must not see infinity; the caller finds it in the size.
     u, s, vh = torch.linalg.svd(torch.where(overflow[:, None, None], 0, product), full_matrices=False)
@@ -52,16 +57,31 @@ def _balanced(out_part: Tensor, in_part: Tensor) -> tuple[Tensor, Tensor, Tensor
     s = torch.where(s > 8 * rank * torch.finfo(s.dtype).eps * s[:, :1], s, 0)
     root = (s / torch.where(s[:, :1] > 0, s[:, :1], 1)).sqrt()[:, None]
     spare = (0, rank - s.shape[1])
-    return pad(out_turn @ u * root, spare), pad(in_turn @ vh.mT * root, spare), size
+    return pad(out_triangle.turned(u * root), spare), pad(in_triangle.turned(vh.mT * root), spare), size
 
 
-def _orthonormal(part: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Triangle:
+    """Columns as `Q @ small`, with `Q` orthonormal; without `q` it is `columns @ inv(small)`."""
+
+    columns: Float[Tensor, "g p r"]
+    small: Float[Tensor, "g k r"]
+    q: Float[Tensor, "g p k"] | None = None
+
+    def turned(self, turn: Float[Tensor, "g k j"]) -> Float[Tensor, "g p j"]:
+        """`Q @ turn`."""
+        if self.q is not None:
+            return self.q @ turn
+        return self.columns @ torch.linalg.solve_triangular(self.small, turn, upper=True)
+
+
+def _triangle(part: Tensor) -> _Triangle:
     """QR of every adapter's columns: by Cholesky where they are well conditioned, which costs a third."""
     gram = part.mT @ part
     norms = gram.diagonal(dim1=1, dim2=2).sqrt()
     if bool((norms > _TINY).all() and torch.isfinite(norms).all()):
         lower, _ = torch.linalg.cholesky_ex(gram / (norms[:, :, None] * norms[:, None]))
         if bool((lower.diagonal(dim1=1, dim2=2) >= _LEAST_PIVOT).all()):
-            upper = lower.mT * norms[:, None]
-            return torch.linalg.solve_triangular(upper, part, upper=True, left=False), upper
-    return torch.linalg.qr(part)
+            return _Triangle(part, lower.mT * norms[:, None])
+    q, small = torch.linalg.qr(part)
+    return _Triangle(part, small, q)

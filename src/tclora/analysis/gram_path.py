@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tclora.algebra import ModuleStack, compress_stack
+from tclora.algebra import ModuleStack, at_least_single, column_gram, compress_stack
 from tclora.analysis.grams import NEGLIGIBLE, SingularGrams, grams_of, rank_groups
 from tclora.shapes import Bool, Float
 
@@ -30,8 +30,6 @@ _MANY = 2**18
 _LEAST_SINGLE_PIVOT, _LEAST_PIVOT = 0.4, 1e-3
 # Columns smaller than this lose digits when squared.
 _TINY = 1e-15
-# From this width on a Gram matrix is computed in so many strips: a fifth less time than all of it at once.
-_WIDE, _N_STRIPS = 128, 5
 # Rows that decide the sign of a singular vector, and the least that they must see of a unit column.
 _N_ROWS, _SEEN = 256, 1e-5
 
@@ -78,14 +76,15 @@ def _side(modules: Sequence[_Side | None]) -> _UnitGrams:
 
 def _unit_gram(columns: Float[Tensor, "d P"]) -> _Side | None:
     """What `_UnitGrams` holds of one module, zero for zero columns; None where squares lose digits."""
+    columns = at_least_single(columns)
     if columns.dtype == torch.float32 and columns.numel() >= _MANY:
-        gram, norms = _divided(_product(columns))
+        gram, norms = _divided(column_gram(columns))
         if bool((norms > _TINY).all() and torch.isfinite(norms).all()):
             lower, info = torch.linalg.cholesky_ex(gram)
             if not int(info) and float(lower.diagonal().min()) >= _LEAST_SINGLE_PIVOT:
                 return gram, norms
     columns = columns.double()
-    gram, norms = _divided(_product(columns))
+    gram, norms = _divided(column_gram(columns))
     small = norms <= _TINY
     if not bool(torch.isfinite(norms).all()) or bool(small.any() and columns[:, small].any()):
         return None
@@ -104,26 +103,13 @@ def _along(columns: Tensor, norms: Tensor) -> Tensor:
     size = torch.where(norms > 0, norms, 1)
     along = norms
     for every in (max(1, len(columns) // _N_ROWS), 1):
-        rows = columns[::every]
+        rows = at_least_single(columns[::every])
         places = torch.arange(1, len(rows) + 1, dtype=torch.float64, device=columns.device)
         fixed = places.mul(0.6180339887498949).frac() - 0.5
         along = (fixed.to(rows.dtype) @ rows).double() / size
         if bool((along.abs()[norms > 0] >= _SEEN).all()):
             break
     return along
-
-
-def _product(columns: Tensor) -> Tensor:
-    """`columns.T @ columns`; of a wide one, strip by strip, little more than the upper triangle is computed."""
-    n_columns = columns.shape[1]
-    if n_columns < _WIDE:
-        return columns.mT @ columns
-    gram, width = columns.new_empty(n_columns, n_columns), -(-n_columns // _N_STRIPS)
-    for start in range(0, n_columns, width):
-        strip = slice(start, start + width)
-        part = columns[:, strip].mT @ columns[:, start:]
-        gram[strip, start:], gram[start:, strip] = part, part.mT
-    return gram
 
 
 def _from_unit_grams(
