@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import stat
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from tclora.artifacts import known_sha256
 from tclora.errors import AdapterError
 
 __all__ = ["file_key", "file_sha256", "file_size", "parse_json", "read_bounded"]
@@ -102,14 +102,7 @@ def parse_json(raw: bytes, *, what: str, where: object) -> dict[str, Any]:
 def file_sha256(path: Path) -> str:
     """The sha256 of a regular file, in hexadecimal; computed once for as long as the file stays as it is."""
     file_size(path)
-    status = os.stat(path)
-    return _sha256(str(path), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-@lru_cache(maxsize=1024)
-def _sha256(path: str, _size: int, _mtime_ns: int, _inode: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return known_sha256(path)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

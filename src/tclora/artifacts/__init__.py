@@ -10,6 +10,7 @@ from tclora.artifacts.files import (
     write_bytes,
     write_json,
 )
+from tclora.artifacts.known_digests import begin_digests, known_sha256
 from tclora.artifacts.lock import folder_lock
 from tclora.artifacts.manifest import (
     MANIFEST_NAME,
@@ -26,11 +27,13 @@ from tclora.artifacts.staged import remove_partials, staged_folder
 __all__ = [
     "MANIFEST_NAME",
     "Manifest",
+    "begin_digests",
     "digest_of",
     "file_digests",
     "folder_lock",
     "fsync_folder",
     "is_complete",
+    "known_sha256",
     "machine_facts",
     "named_refusals",
     "partial_name",

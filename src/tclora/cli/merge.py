@@ -53,7 +53,7 @@ def merge(
 
     Give one YAML file instead of adapters: of a merge, and flags win over it; or of a run, for its merge stage.
     """
-    read_ahead(adapters)
+    read_ahead(adapters, digests=True)
     from tclora.cli.merge_flags import MergeFlags, merge_file_from
 
     flags = MergeFlags(

@@ -1,12 +1,12 @@
-"""Ask the system to read adapters into its cache while the heavy imports go on: they take as long as the disk does.
+"""Read adapters into the system's cache while the heavy imports go on: those leave a core and the disk idle.
 
-In: the words of a command, of which some may be adapter folders. It is a hint: nothing is checked, nothing can fail. At
-most half of the free memory is asked for.
+In: the words of a command, of which some may be adapter folders. It is a hint: nothing is checked, nothing can fail.
 """
 
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["read_ahead"]
@@ -15,20 +15,34 @@ __all__ = ["read_ahead"]
 _STEP = 2**19
 
 
-def read_ahead(words: Sequence[str]) -> None:
-    """Begin to read the weight files of the folders among `words`, in the background."""
-    if hasattr(os, "posix_fadvise"):
-        threading.Thread(target=_ask, args=(tuple(words),), name="read-ahead", daemon=True).start()
+def read_ahead(words: Sequence[str], *, digests: bool = False) -> None:
+    """Begin to read the weight files of the folders among `words`, in the background.
+
+    At most half of the free memory is asked for. With `digests` another process reads all of them for their digests.
+    """
+    files = [file for word in words for file in _weight_files(word)]
+    if digests and files:
+        from tclora.artifacts import begin_digests
+
+        with suppress(OSError):
+            begin_digests(files)
+    elif hasattr(os, "posix_fadvise"):
+        threading.Thread(target=_ask, args=(files,), name="read-ahead", daemon=True).start()
 
 
-def _ask(words: tuple[str, ...]) -> None:
+def _weight_files(word: str) -> list[Path]:
+    try:
+        # Opening a pipe would wait for ever for somebody to write into it.
+        return sorted(file for file in Path(word).expanduser().glob("*.safetensors") if file.is_file())
+    except (OSError, ValueError, RuntimeError):
+        return []  # whoever reads the folder in earnest says what is wrong with it
+
+
+def _ask(files: Sequence[Path]) -> None:
     left = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    for word in words:
-        try:
-            for file in sorted(Path(word).expanduser().glob("*.safetensors")):
-                left -= _ask_for(file, left)
-        except (OSError, ValueError, RuntimeError):
-            continue  # whoever reads the folder in earnest says what is wrong with it
+    for file in files:
+        with suppress(OSError):
+            left -= _ask_for(file, left)
 
 
 def _ask_for(file: Path, at_most: int) -> int:
