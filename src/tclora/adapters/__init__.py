@@ -17,7 +17,7 @@ from tclora.adapters.serving import (
     serving_findings,
     verdict_of,
 )
-from tclora.adapters.stored_modules import copy_factors
+from tclora.adapters.stored_modules import stored_factors
 from tclora.adapters.threads import one_thread
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "check_mergeable",
     "check_same_base",
     "content_key",
-    "copy_factors",
     "fill_adapter_folder",
     "inspect_adapter",
     "make_adapter",
@@ -47,6 +46,7 @@ __all__ = [
     "refuse_existing",
     "serving_facts",
     "serving_findings",
+    "stored_factors",
     "typed_path",
     "verdict_of",
     "weights_digest",

@@ -17,7 +17,7 @@ from tclora.adapters.factors import LoraFactors, check_finite
 from tclora.adapters.keys import ModuleKeys
 from tclora.errors import AdapterError
 
-__all__ = ["StoredModules", "copy_factors", "open_tensors"]
+__all__ = ["StoredModules", "open_tensors", "stored_factors"]
 
 
 class StoredModules(Mapping[str, LoraFactors]):
@@ -62,21 +62,15 @@ class StoredModules(Mapping[str, LoraFactors]):
             raise AdapterError(f"cannot read {name}", where=self._file.parent, found=str(error)[:300]) from None
 
 
-def copy_factors(modules: Mapping, path: str, lora_b: Tensor, lora_a: Tensor) -> None:
-    """Put one module's factors, from an adapter's `modules`, where they are wanted, with the scale folded in.
+def stored_factors(modules: Mapping[str, LoraFactors], path: str) -> tuple[LoraFactors, float]:
+    """One module's checked factors from an adapter's `modules`, and the scale that `lora_b` still lacks.
+
+    Those of a file come in its dtype and may be views of it: to be copied, and never changed.
 
     Raises:
         AdapterError: as reading the module does.
     """
-    if not isinstance(modules, StoredModules):
-        lora_b.copy_(modules[path].lora_b)
-        lora_a.copy_(modules[path].lora_a)
-        return
-    factors, scale = modules.as_stored(path)
-    lora_a.copy_(factors.lora_a)
-    lora_b.copy_(factors.lora_b)
-    if scale != 1.0:
-        lora_b.mul_(scale)
+    return modules.as_stored(path) if isinstance(modules, StoredModules) else (modules[path], 1.0)
 
 
 def open_tensors(file: Path) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tclora.algebra import ModuleStack
+from tclora.algebra import ModuleStack, at_least_single
 from tclora.analysis.grams import adapter_pairs, rank_groups
 from tclora.shapes import Float
 
@@ -61,8 +61,8 @@ def _sample(stack: ModuleStack, name: str, seed: int, grid: int) -> tuple[Tensor
 
 def _entries(stack: ModuleStack, modules: Tensor, rows: Tensor, columns: Tensor) -> Float[Tensor, "k n entries"]:
     """The sampled entries of every adapter, up to one factor per module that keeps them in range."""
-    out_rows = _in_range(stack.out_stack[modules[:, None], rows[modules]])
-    in_rows = _in_range(stack.in_stack[modules[:, None], columns[modules]])
+    out_rows = _in_range(at_least_single(stack.out_stack[modules[:, None], rows[modules]]))
+    in_rows = _in_range(at_least_single(stack.in_stack[modules[:, None], columns[modules]]))
     entries = out_rows.new_zeros(len(modules), stack.n, rows.shape[1], columns.shape[1])
     for owners, owned in rank_groups(stack.ranks):
         entries[:, owners] = out_rows[:, :, owned].transpose(1, 2) @ in_rows[:, :, owned].permute(0, 2, 3, 1)

@@ -9,11 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tclora.adapters import Adapter, ModuleShape, check_mergeable, content_key, copy_factors, weights_digest
+from tclora.adapters import (
+    Adapter,
+    LoraFactors,
+    ModuleShape,
+    check_mergeable,
+    content_key,
+    stored_factors,
+    weights_digest,
+)
 from tclora.algebra import ModuleStack, blocks_of
 from tclora.errors import ConfigError
 from tclora.merging.method import Params
@@ -25,7 +32,7 @@ __all__ = ["MergePlan", "ModuleGroup", "Room", "plan_merge", "refuse_none", "sta
 _GROUP_BYTES = 300_000_000
 _COPIES = 2
 # Enough to share the overhead of a call, few enough to leave work for every worker.
-_MOST_MODULES = 12
+_MOST_MODULES = 16
 
 
 @dataclass(frozen=True)
@@ -119,16 +126,14 @@ class Room:
     """Memory for one stack at a time, taken again for the next: a fresh page costs more than what is written to it."""
 
     def __init__(self):
-        self._held: dict[str, np.ndarray] = {}
+        self._held: dict[str, Tensor] = {}
 
     def take(self, side: str, *sizes: int, dtype: torch.dtype) -> Tensor:
-        """An array of these sizes with anything in it; it is this room's last one of the side that stays valid."""
-        kind = np.float64 if dtype == torch.float64 else np.float32
-        count, held = math.prod(sizes), self._held.get(side)
-        if held is None or held.dtype != kind or held.size < count:
-            # NumPy asks the system for huge pages, which torch does not.
-            held = self._held[side] = np.empty(count, dtype=kind)
-        return torch.from_numpy(held[:count]).view(*sizes)
+        """An array of these sizes with anything in it; only this room's last one of the side stays valid."""
+        n_bytes, held = math.prod(sizes) * dtype.itemsize, self._held.get(side)
+        if held is None or held.numel() < n_bytes:
+            held = self._held[side] = torch.empty(n_bytes, dtype=torch.uint8)
+        return held[:n_bytes].view(dtype).view(*sizes)
 
 
 def stack_modules(adapters: Sequence[Adapter], group: ModuleGroup, room: Room | None = None) -> ModuleStack:
@@ -137,17 +142,47 @@ def stack_modules(adapters: Sequence[Adapter], group: ModuleGroup, room: Room | 
     With a `room` the stack lies in its memory, and is gone when the room is used again.
     """
     m, total_rank = len(group.names), sum(group.ranks)
-    doubles = (a.shapes[name].is_double for a in adapters for name in group.names if name in a.shapes)
-    dtype = torch.float64 if any(doubles) else torch.float32
+    stored = [
+        [stored_factors(adapter.modules, name) if rank else None for name in group.names]
+        for adapter, rank in zip(adapters, group.ranks, strict=True)
+    ]
+    dtype = _dtype_of([one for of_adapter in stored for one in of_adapter if one is not None])
     room = room or Room()
     out_stack = room.take("out", m, group.d_out, total_rank, dtype=dtype)
     # Rows of lora_a stay rows; the stack is a view of them.
     in_rows = room.take("in", m, total_rank, group.d_in, dtype=dtype)
-    for adapter, block in zip(adapters, blocks_of(group.ranks), strict=True):
-        if block.stop > block.start:
-            for j, name in enumerate(group.names):
-                copy_factors(adapter.modules, name, out_stack[j, :, block], in_rows[j, block])
+    for of_adapter, block in zip(stored, blocks_of(group.ranks), strict=True):
+        for j, one in enumerate(of_adapter):
+            if one is not None:
+                factors, scale = one
+                in_rows[j, block] = factors.lora_a
+                _put(out_stack[j, :, block], factors.lora_b, scale)
     return ModuleStack(group.names, out_stack, in_rows.mT, group.ranks)
+
+
+def _put(place: Tensor, lora_b: Tensor, scale: float) -> None:
+    if scale == 1.0:
+        place.copy_(lora_b)
+    elif place.dtype == lora_b.dtype:
+        torch.mul(lora_b, scale, out=place)
+    else:
+        # A product is rounded to the dtype of its factors, so those are made wide first.
+        place.copy_(lora_b).mul_(scale)
+
+
+def _dtype_of(stored: Sequence[tuple[LoraFactors, float]]) -> torch.dtype:
+    """The narrowest dtype that holds all factors and scaled `lora_b` as exactly as float32 does, or float64 for those.
+
+    Half the memory is half the traffic; a bfloat16 has the range of a float32, so a power of two costs it nothing.
+    """
+    dtypes = {side.dtype for factors, _ in stored for side in (factors.lora_a, factors.lora_b)}
+    if torch.float64 in dtypes:
+        return torch.float64
+    mantissas = {math.frexp(abs(scale))[0] for _, scale in stored}
+    if dtypes == {torch.bfloat16} and mantissas == {math.frexp(1.0)[0]}:
+        return torch.bfloat16
+    unchanged = all(scale == 1.0 for _, scale in stored)
+    return torch.float16 if dtypes == {torch.float16} and unchanged else torch.float32
 
 
 def _canonical_order(adapters: Sequence[Adapter], settings: Mapping[str, ModuleSettings]) -> tuple[int, ...]:
@@ -182,17 +217,21 @@ def _groups(adapters: Sequence[Adapter], params: Mapping[str, Params]) -> tuple[
     for name in sorted(shapes):
         shape = shapes[name]
         ranks = tuple(a.shapes[name].r if name in a.shapes else 0 for a in adapters)
-        by_key.setdefault((shape.d_out, shape.d_in, shape.kind, ranks, id(params.get(name))), []).append(name)
+        item_bytes = max(a.shapes[name].item_bytes for a in adapters if name in a.shapes)
+        by_key.setdefault((shape.d_out, shape.d_in, shape.kind, ranks, item_bytes, id(params.get(name))), []).append(
+            name
+        )
     groups = (
         ModuleGroup(tuple(part), d_out, d_in, kind, ranks, params.get(part[0]))
-        for (d_out, d_in, kind, ranks, _), names in by_key.items()
-        for part in _parts(names, d_out, d_in, sum(ranks))
+        for (d_out, d_in, kind, ranks, item_bytes, _), names in by_key.items()
+        for part in _parts(names, item_bytes * sum(ranks) * (d_out + d_in))
     )
     # The largest first: then no worker is left with much to do when the others are done.
     return tuple(sorted(groups, key=lambda g: -len(g.names) * (g.d_out + g.d_in) * sum(g.ranks)))
 
 
-def _parts(names: list[str], d_out: int, d_in: int, total_rank: int) -> list[list[str]]:
-    module_bytes = 4 * _COPIES * total_rank * (d_out + d_in)
-    size = max(1, min(_MOST_MODULES, _GROUP_BYTES // module_bytes))
+def _parts(names: list[str], module_bytes: int) -> list[list[str]]:
+    """Batches of nearly equal length."""
+    most = max(1, min(_MOST_MODULES, _GROUP_BYTES // (_COPIES * module_bytes)))
+    size = math.ceil(len(names) / math.ceil(len(names) / most))
     return [names[start : start + size] for start in range(0, len(names), size)]
