@@ -62,7 +62,7 @@ class StoredModules(Mapping[str, LoraFactors]):
             raise AdapterError(f"cannot read {name}", where=self._file.parent, found=str(error)[:300]) from None
 
 
-def stored_factors(modules: Mapping[str, LoraFactors], path: str) -> tuple[LoraFactors, float]:
+def stored_factors(modules: Mapping, path: str) -> tuple[LoraFactors, float]:
     """One module's checked factors from an adapter's `modules`, and the scale that `lora_b` still lacks.
 
     Those of a file come in its dtype and may be views of it: to be copied, and never changed.
