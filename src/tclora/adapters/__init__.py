@@ -18,7 +18,7 @@ from tclora.adapters.serving import (
     verdict_of,
 )
 from tclora.adapters.stored_modules import stored_factors
-from tclora.adapters.threads import one_thread
+from tclora.adapters.threads import map_in_threads, one_thread
 
 __all__ = [
     "SERVERS",
@@ -40,6 +40,7 @@ __all__ = [
     "fill_adapter_folder",
     "inspect_adapter",
     "make_adapter",
+    "map_in_threads",
     "one_thread",
     "rank_limit",
     "read_adapter",

@@ -8,6 +8,7 @@ values that the target dtype cannot hold. The folder appears whole or not at all
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tclora.adapters.locate import WEIGHTS_FILE
 from tclora.adapters.lora import Adapter
 from tclora.adapters.new_folder import new_folder, refuse_existing, write_file
 from tclora.adapters.targets import minimal_targets
-from tclora.adapters.threads import one_thread
+from tclora.adapters.threads import map_in_threads
 from tclora.adapters.weights_writer import STORED_DTYPES, write_tensors
 from tclora.artifacts import named_refusals
 from tclora.errors import AdapterError, ConfigError
@@ -31,6 +32,8 @@ __all__ = ["CARD_FILE", "fill_adapter_folder", "write_adapter"]
 CARD_FILE = "README.md"
 # The part of a factor that half precision may lose to underflow; its rounding alone costs a twentieth of that.
 _MOST_LOST = 0.01
+# Threads that make modules ready while the file is written.
+_AHEAD = 2
 
 
 def write_adapter(
@@ -83,7 +86,7 @@ def fill_adapter_folder(
     _check_dtype(dtype)
     rank = _common_rank(adapter, rank)
     config = json.dumps(_config(adapter, rank), indent=2, sort_keys=True) + "\n"
-    with named_refusals(folder), one_thread():
+    with named_refusals(folder):
         tensors = _stored_tensors(adapter, rank, dtype)
         write_tensors(folder / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
         write_file(folder / CONFIG_FILE, config.encode())
@@ -127,15 +130,18 @@ def _stored_shapes(adapter: Adapter, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def _stored_tensors(adapter: Adapter, rank: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor as it is stored, read and cast one module at a time."""
-    for path, (name_a, name_b) in _in_order(adapter):
+    """Each tensor as it is stored, read and cast module by module, a few of them ahead of the file."""
+
+    def stored(module: tuple[str, tuple[str, str]]) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
+        path, (name_a, name_b) = module
         factors = pad_rank(balance_factors(adapter.modules[path]), rank)
         cast = LoraFactors(
             _cast(factors.lora_a, dtype, name_a, adapter.name), _cast(factors.lora_b, dtype, name_b, adapter.name)
         )
         _refuse_product(cast, path, adapter.name)
-        yield name_a, cast.lora_a
-        yield name_b, cast.lora_b
+        return (name_a, cast.lora_a), (name_b, cast.lora_b)
+
+    return chain.from_iterable(map_in_threads(stored, _in_order(adapter), _AHEAD))
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype, name: str, adapter_name: str) -> Tensor:

@@ -1,19 +1,47 @@
-"""One thread of linear algebra for a stretch of many small operations, where more would mostly wait for one another."""
+"""Threads of our own with one thread of linear algebra each: in small operations more of those only wait."""
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
-__all__ = ["one_thread"]
+__all__ = ["map_in_threads", "one_thread"]
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread inside; the caller's number comes back afterwards."""
+    """Use one thread of linear algebra inside; the caller's number comes back afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def map_in_threads(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
+    """`map` by threads that use one thread of linear algebra each: results in order, few of them held at a time."""
+    with _one_thread_each(workers) as pool:
+        waiting: deque[Future[Done]] = deque()
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tclora", initializer=torch.set_num_threads, initargs=(1,))
+    with one_thread():
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,7 +1,7 @@
 """Several adapters of one base model to one: every method behind one interface, proven by an identity check."""
 
 from tclora.merging.card import merge_card
-from tclora.merging.engine import map_batches, resolve_workers
+from tclora.merging.engine import resolve_workers
 from tclora.merging.identity import identity_through
 from tclora.merging.merge import MergeResult, merge_adapters, merge_record
 from tclora.merging.method import (
@@ -95,7 +95,6 @@ __all__ = [
     "lego",
     "linear_factors",
     "magnitude_prune",
-    "map_batches",
     "match_modules",
     "mean",
     "merge_adapters",

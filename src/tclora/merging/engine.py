@@ -7,29 +7,22 @@ On CUDA one batch is computed while others are read.
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from tclora.adapters import LoraFactors, all_finite, one_thread
+from tclora.adapters import LoraFactors, all_finite, map_in_threads
 from tclora.algebra import ModuleStack
 from tclora.errors import ConfigError, MissingExtraError, NumericalError
 from tclora.merging.identity import identity_error
 from tclora.merging.method import MergedStack, MergeFunction
 from tclora.merging.plan import MergePlan, ModuleGroup, Room, stack_modules
 
-__all__ = ["MergedGroup", "map_batches", "merge_groups", "resolve_device", "resolve_workers"]
+__all__ = ["MergedGroup", "merge_groups", "resolve_device", "resolve_workers"]
 
 _MOST_WORKERS = 8
-
-Job = TypeVar("Job")
-Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -61,19 +54,7 @@ def merge_groups(
             on_device = replace(stack, out_stack=stack.out_stack.to(device), in_stack=stack.in_stack.to(device))
             return _merge_group(group, plan, function, on_device, turn)
 
-    return map_batches(work, enumerate(plan.groups), workers)
-
-
-def map_batches(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
-    """`map` by threads that use one thread of linear algebra each: results in order, few of them held at a time."""
-    with _one_thread_each(workers) as pool:
-        waiting: deque[Future[Done]] = deque()
-        for job in jobs:
-            waiting.append(pool.submit(work, job))
-            if len(waiting) > workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    return map_in_threads(work, enumerate(plan.groups), workers)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -96,21 +77,6 @@ def resolve_workers(workers: int | None, n_groups: int) -> int:
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     cores = int(allowed) if allowed.isdigit() and int(allowed) else len(os.sched_getaffinity(0))
     return max(1, min(workers or min(cores, _MOST_WORKERS), n_groups))
-
-
-@contextmanager
-def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Worker threads with one thread of linear algebra each."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="merge", initializer=_set_one_thread)
-    with one_thread():
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _set_one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def _merge_group(

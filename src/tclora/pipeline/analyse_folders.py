@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tclora.adapters import Adapter, check_mergeable, check_same_base, read_adapter
+from tclora.adapters import Adapter, check_mergeable, check_same_base, map_in_threads, read_adapter
 from tclora.analysis import (
     ANALYSIS_FILES,
     Analysis,
@@ -22,7 +22,7 @@ from tclora.analysis import (
 )
 from tclora.artifacts import staged_folder
 from tclora.errors import OutputExistsError
-from tclora.merging import ModuleGroup, map_batches, plan_merge, resolve_workers, stack_modules
+from tclora.merging import ModuleGroup, plan_merge, resolve_workers, stack_modules
 from tclora.merging.plan import Room
 from tclora.pipeline.merges.base_check import check_base
 from tclora.pipeline.progress import Progress, Silent
@@ -86,7 +86,7 @@ def _analyse(adapters: Sequence[Adapter], settings: AnalysisSettings, told: Prog
 
     workers = resolve_workers(None, len(plan.groups))
     return analyse_measured(
-        map_batches(measure, plan.groups, workers),
+        map_in_threads(measure, plan.groups, workers),
         names,
         settings,
         on_progress=lambda done: told.step("analyse", done, plan.n_modules),
