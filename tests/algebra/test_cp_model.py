@@ -5,7 +5,7 @@ import torch
 from algebra_stacks import planted_core
 
 from tclora.algebra import relative_residual, triple_cosine
-from tclora.algebra.cp_model import canonical
+from tclora.algebra.cp_model import canonical, lowest_cosine
 
 EXACT = 1e-13  # sums of a few terms of order one, in float64
 
@@ -87,3 +87,13 @@ def test_triple_cosine_of_parallel_terms(cosine, signs):
 
 def test_triple_cosine_of_one_term_is_one():
     assert triple_cosine(*normals(5, 6, 4, cp_rank=1)).tolist() == [1, 1]
+
+
+def test_terms_that_die_out_do_not_hide_a_pair_that_cancels():
+    """Their weights vanish in float32 where their norms do not."""
+    factors = [torch.randn(1, 12, 4, generator=torch.Generator().manual_seed(k)) for k in range(3)]
+    for k, factor in enumerate(factors):
+        factor[:, :, 1] = -factor[:, :, 0] if k == 0 else factor[:, :, 0]
+        factor[:, :, 2:] *= 1e-15
+    cosine = lowest_cosine([factor.mT @ factor for factor in factors])
+    torch.testing.assert_close(cosine, torch.tensor([-1.0]), rtol=0, atol=1e-5)

@@ -113,3 +113,16 @@ def test_a_step_goes_on_along_the_last_one():
     before = State(*(factor - 1 for factor in state.factors()))
     ahead = state.step(before, torch.full((2, 3), 2.5, dtype=torch.float64))
     torch.testing.assert_close(ahead.out_factor, state.out_factor + 2.5, rtol=1e-14, atol=1e-14)
+
+
+def test_a_system_that_is_zero_is_solved_by_nothing():
+    """A start whose out factor is zero, without a ridge: its neighbor in the batch does not notice."""
+    slices, state = problem(s=2)
+    lost = State(state.out_factor.clone(), state.in_factor, state.adapter_factor)
+    lost.out_factor[:, 0] = 0
+    ridge = torch.zeros(2, 2, dtype=torch.float64)
+    swept, error = als_sweep(slices, lost, ridge)
+    assert not any(factor[:, 0].any() for factor in swept.factors())
+    torch.testing.assert_close(error[:, 0], torch.ones(2, dtype=torch.float64))
+    alone, _ = als_sweep(slices, State(*(factor[:, 1:] for factor in state.factors())), ridge[:, 1:])
+    torch.testing.assert_close(swept.out_factor[:, 1:], alone.out_factor, rtol=0, atol=1e-6)

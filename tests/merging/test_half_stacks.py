@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from stacks import random_adapter
 
-from tclora.adapters import read_adapter, write_adapter
+from tclora.adapters import LoraFactors, make_adapter, read_adapter, write_adapter
 from tclora.merging import MERGE_METHODS, merge_adapters, plan, plan_merge, stack_modules
 
 METHODS = tuple(entry.name for entry in MERGE_METHODS.entries() if not entry.facts.get("statistics"))
@@ -29,7 +30,8 @@ def stack_dtype(*adapters):
     ("dtype", "alpha", "expected"),
     [
         (torch.bfloat16, 1.0, torch.bfloat16),
-        (torch.bfloat16, -0.25, torch.bfloat16),
+        (torch.bfloat16, -4.0, torch.bfloat16),
+        (torch.bfloat16, 0.5, torch.float32),
         (torch.bfloat16, 3.0, torch.float32),
         (torch.bfloat16, 0.0, torch.float32),
         (torch.float16, 1.0, torch.float16),
@@ -73,3 +75,23 @@ def test_the_scale_is_in_the_stack_once(tmp_path):
         factors = adapter.modules[stack.names[0]]
         assert torch.equal(stack.out_stack[0].float(), factors.lora_b)
         assert torch.equal(stack.delta(0)[0], factors.lora_b @ factors.lora_a)
+
+
+def test_numbers_below_the_range_of_the_dtype_keep_their_digits(tmp_path):
+    """A small factor times a small scale is subnormal, where a bfloat16 has few digits left; the delta is ordinary."""
+    adapter = random_adapter("small", 4, 0, layers=1)
+    small = {
+        name: LoraFactors(factors.lora_a * 1e36, factors.lora_b * 1e-33) for name, factors in adapter.modules.items()
+    }
+    write_adapter(make_adapter("small", small), tmp_path / "a")
+    tensors = {
+        name: (tensor.float() * (1e33 if "lora_A" in name else 1e-33)).bfloat16()
+        for name, tensor in load_file(tmp_path / "a" / "adapter_model.safetensors").items()
+    }
+    save_file(tensors, tmp_path / "a" / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 2.0**-20 * config["r"]}))
+    given = plan_merge([read_adapter(tmp_path / "a")])
+    stack = stack_modules(given.adapters, given.groups[0])
+    wanted = tensors[f"base_model.model.{stack.names[0]}.lora_B.weight"].double() * 2.0**-20
+    torch.testing.assert_close(stack.out_stack[0].double(), wanted, rtol=1e-4, atol=0)

@@ -22,8 +22,7 @@ _FACTOR = re.compile(
 )
 # Nobody reads more, and a file of 100,000 wrong tensors should be refused as fast as any other.
 MAX_REFUSALS = 50
-# Bytes of a number, by the names of the file format.
-_FLOATING = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_FLOATING = ("F64", "F32", "F16", "BF16")
 _TELLING_PARTS = {
     "lora_magnitude_vector": "a DoRA magnitude",
     "lora_B.bias": "a bias on lora_B (lora_bias)",
@@ -164,8 +163,7 @@ def _module_keys(
             where,
             "lora_A (r, d_in) and lora_B (d_out, r), with sizes of 1 or more",
         )
-    item_bytes = max(_FLOATING[info_a.dtype], _FLOATING[info_b.dtype])
-    shape = ModuleShape(info_b.shape[0], info_a.shape[1], info_a.shape[0], kind, item_bytes)
+    shape = ModuleShape(info_b.shape[0], info_a.shape[1], info_a.shape[0], kind)
     return ModuleKeys(names["A"], names["B"], shape)
 
 

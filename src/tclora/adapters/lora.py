@@ -47,13 +47,12 @@ else:
 
 @dataclass(frozen=True)
 class ModuleShape:
-    """The shape of one module's update and the bytes of its widest number, known without reading its tensors."""
+    """The shape of one module's update, known without reading its tensors."""
 
     d_out: int
     d_in: int
     r: int
     kind: ModuleKind = "linear"
-    item_bytes: int = 4
 
 
 @dataclass(frozen=True)
@@ -194,4 +193,4 @@ def _as_floating(factors: LoraFactors, where: str) -> LoraFactors:
 
 def _shape_of(factors: LoraFactors, kind: ModuleKind) -> ModuleShape:
     r, d_in = factors.lora_a.shape
-    return ModuleShape(factors.lora_b.shape[0], d_in, r, kind, factors.lora_b.dtype.itemsize)
+    return ModuleShape(factors.lora_b.shape[0], d_in, r, kind)

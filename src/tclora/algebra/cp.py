@@ -144,9 +144,14 @@ def _solve_chunk(slices: Slices, cp_rank: int, effort: Effort) -> list[_Solved]:
 
 def _swept_alike(slices: Slices, left: Tensor) -> Iterator[tuple[Tensor, Slices]]:
     """The problems that are left, by the way they are swept, and their slices as such sweeps want them."""
-    if len(left) and slices.out_blocks[0].numel() < _MANY:
-        yield left, slices.take(left)
-    elif len(left):
+    # By its own height: the rows beyond are there for a neighbor in the batch.
+    heights = (slices.out_blocks[left] != 0).any(dim=2).sum(dim=1)
+    many = heights * slices.out_blocks.shape[2] >= _MANY
+    few = left[~many]
+    if len(few):
+        yield few, slices.take(few)
+    left = left[many]
+    if len(left):
         single = with_grams(slices.take(left).to(torch.float32))
         apart = columns_apart(single)
         for part, quick in ((apart, single), (~apart, replace(single, grams=None))):

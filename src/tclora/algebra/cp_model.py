@@ -95,11 +95,13 @@ def triple_cosine(
 
 def lowest_cosine(grams: Sequence[Float[Tensor, "*m R R"]]) -> Float[Tensor, "*m"]:
     """The triple cosine from the Gram matrices of the three factors."""
-    norms = [gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt() for gram in grams]
-    used = torch.stack([norm > 0 for norm in norms]).all(dim=0)
-    size = torch.stack(norms).prod(dim=0)
-    size = torch.where(used, size, 1)
-    cosines = grams[0] * grams[1] * grams[2] / (size[..., :, None] * size[..., None, :])
+    cosines, used = torch.ones_like(grams[0]), torch.ones_like(grams[0][..., 0], dtype=torch.bool)
+    for gram in grams:
+        norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+        # Each by its own norms: the product of all three may vanish where each of them is a number.
+        unit = torch.where(norms > 0, norms, 1)
+        cosines = cosines * (gram / unit[..., :, None] / unit[..., None, :])
+        used = used & (norms > 0)
     pair = used[..., :, None] & used[..., None, :] & ~torch.eye(used.shape[-1], dtype=torch.bool, device=used.device)
     return torch.where(pair, cosines, 1).amin(dim=(-2, -1))
 

@@ -146,7 +146,19 @@ def _solve(gram: Tensor, mttkrp: Tensor, ridge: Tensor) -> Tensor:
     system.diagonal(dim1=2, dim2=3).add_(ridge[:, :, None])
     lower, _ = torch.linalg.cholesky_ex(system)
     # The systems are small and many: one inverse and one product each cost a third of solving with every row.
-    return torch.cholesky_inverse(lower) @ mttkrp
+    try:
+        return torch.cholesky_inverse(lower) @ mttkrp
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        return _some_singular(system, lower) @ mttkrp
+
+
+def _some_singular(system: Tensor, lower: Tensor) -> Tensor:
+    """Inverses, and pseudo-inverses of systems whose triangle has a zero: terms of those are lost in rounding."""
+    singular = (lower.diagonal(dim1=2, dim2=3) == 0).any(dim=2)
+    eye = torch.eye(lower.shape[3], dtype=lower.dtype, device=lower.device)
+    inverse = torch.cholesky_inverse(torch.where(singular[:, :, None, None], eye, lower))
+    inverse[singular] = torch.linalg.pinv(system[singular], hermitian=True)
+    return inverse
 
 
 def _balanced(rows: tuple[Tensor, Tensor, Tensor, Tensor | None], grams: tuple[Tensor, Tensor, Tensor]) -> State:

@@ -24,8 +24,7 @@ def read_ahead(words: Sequence[str], *, digests: bool = False) -> None:
     if digests and files:
         from tclora.artifacts import begin_digests
 
-        with suppress(OSError):
-            begin_digests(files)
+        begin_digests(files)
     elif hasattr(os, "posix_fadvise"):
         threading.Thread(target=_ask, args=(files,), name="read-ahead", daemon=True).start()
 
@@ -33,7 +32,8 @@ def read_ahead(words: Sequence[str], *, digests: bool = False) -> None:
 def _weight_files(word: str) -> list[Path]:
     try:
         # Opening a pipe would wait for ever for somebody to write into it.
-        return sorted(file for file in Path(word).expanduser().glob("*.safetensors") if file.is_file())
+        file = Path(word).expanduser() / "adapter_model.safetensors"
+        return [file] if file.is_file() else []
     except (OSError, ValueError, RuntimeError):
         return []  # whoever reads the folder in earnest says what is wrong with it
 

@@ -28,11 +28,13 @@ from tclora.merging.settings import ModuleSettings
 
 __all__ = ["MergePlan", "ModuleGroup", "Room", "plan_merge", "refuse_none", "stack_modules", "with_params"]
 
-# Bytes of one batch's stacks, and the copies of them that a method may hold at once.
+# Bytes of one batch's stacks in float32, and the copies of them that a method may hold at once.
 _GROUP_BYTES = 300_000_000
 _COPIES = 2
 # Enough to share the overhead of a call, few enough to leave work for every worker.
 _MOST_MODULES = 16
+# Scales by which no bfloat16 is rounded.
+_EXACT_SCALES = frozenset(2.0**k for k in range(64))
 
 
 @dataclass(frozen=True)
@@ -173,13 +175,13 @@ def _put(place: Tensor, lora_b: Tensor, scale: float) -> None:
 def _dtype_of(stored: Sequence[tuple[LoraFactors, float]]) -> torch.dtype:
     """The narrowest dtype that holds all factors and scaled `lora_b` as exactly as float32 does, or float64 for those.
 
-    Half the memory is half the traffic; a bfloat16 has the range of a float32, so a power of two costs it nothing.
+    Half the memory is half the traffic. A bfloat16 has the range of a float32, so powers of two from 1 on cost it
+    nothing; smaller ones could leave that range at its lower end.
     """
     dtypes = {side.dtype for factors, _ in stored for side in (factors.lora_a, factors.lora_b)}
     if torch.float64 in dtypes:
         return torch.float64
-    mantissas = {math.frexp(abs(scale))[0] for _, scale in stored}
-    if dtypes == {torch.bfloat16} and mantissas == {math.frexp(1.0)[0]}:
+    if dtypes == {torch.bfloat16} and all(abs(scale) in _EXACT_SCALES for _, scale in stored):
         return torch.bfloat16
     unchanged = all(scale == 1.0 for _, scale in stored)
     return torch.float16 if dtypes == {torch.float16} and unchanged else torch.float32
@@ -217,21 +219,19 @@ def _groups(adapters: Sequence[Adapter], params: Mapping[str, Params]) -> tuple[
     for name in sorted(shapes):
         shape = shapes[name]
         ranks = tuple(a.shapes[name].r if name in a.shapes else 0 for a in adapters)
-        item_bytes = max(a.shapes[name].item_bytes for a in adapters if name in a.shapes)
-        by_key.setdefault((shape.d_out, shape.d_in, shape.kind, ranks, item_bytes, id(params.get(name))), []).append(
-            name
-        )
+        by_key.setdefault((shape.d_out, shape.d_in, shape.kind, ranks, id(params.get(name))), []).append(name)
     groups = (
         ModuleGroup(tuple(part), d_out, d_in, kind, ranks, params.get(part[0]))
-        for (d_out, d_in, kind, ranks, item_bytes, _), names in by_key.items()
-        for part in _parts(names, item_bytes * sum(ranks) * (d_out + d_in))
+        for (d_out, d_in, kind, ranks, _), names in by_key.items()
+        for part in _parts(names, d_out, d_in, sum(ranks))
     )
     # The largest first: then no worker is left with much to do when the others are done.
     return tuple(sorted(groups, key=lambda g: -len(g.names) * (g.d_out + g.d_in) * sum(g.ranks)))
 
 
-def _parts(names: list[str], module_bytes: int) -> list[list[str]]:
+def _parts(names: list[str], d_out: int, d_in: int, total_rank: int) -> list[list[str]]:
     """Batches of nearly equal length."""
-    most = max(1, min(_MOST_MODULES, _GROUP_BYTES // (_COPIES * module_bytes)))
+    module_bytes = 4 * _COPIES * total_rank * (d_out + d_in)
+    most = max(1, min(_MOST_MODULES, _GROUP_BYTES // module_bytes))
     size = math.ceil(len(names) / math.ceil(len(names) / most))
     return [names[start : start + size] for start in range(0, len(names), size)]
