@@ -18,7 +18,7 @@ from tclora.adapters.serving import (
     verdict_of,
 )
 from tclora.adapters.stored_modules import stored_factors
-from tclora.adapters.threads import map_in_threads, one_thread
+from tclora.adapters.threads import map_in_threads, one_thread, own_threads
 
 __all__ = [
     "SERVERS",
@@ -42,6 +42,7 @@ __all__ = [
     "make_adapter",
     "map_in_threads",
     "one_thread",
+    "own_threads",
     "rank_limit",
     "read_adapter",
     "refuse_existing",

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["map_in_threads", "one_thread"]
+__all__ = ["map_in_threads", "one_thread", "own_threads"]
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 
 def map_in_threads(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
     """`map` by threads that use one thread of linear algebra each: results in order, few of them held at a time."""
-    with _one_thread_each(workers) as pool:
+    with one_thread(), own_threads(workers) as pool:
         waiting: deque[Future[Done]] = deque()
         for job in jobs:
             waiting.append(pool.submit(work, job))
@@ -38,10 +38,10 @@ def map_in_threads(work: Callable[[Job], Done], jobs: Iterable[Job], workers: in
 
 
 @contextmanager
-def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+def own_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads with one thread of linear algebra each; work broken off begins nothing of what it has not begun."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tclora", initializer=torch.set_num_threads, initargs=(1,))
-    with one_thread():
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -10,14 +10,12 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from tclora.adapters import Adapter, ModuleShape, check_mergeable, weights_digest
+from tclora.adapters import Adapter, ModuleShape, check_mergeable, own_threads, weights_digest
 from tclora.algebra import ModuleStack
 from tclora.merging.engine import MergedGroup, merge_groups, resolve_device, resolve_workers
 from tclora.merging.method import MERGE_METHODS, Params, recorded_params
@@ -107,7 +105,7 @@ def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all bu
     )
     plan = _prepared(plan_merge(adapters, settings), method)
     merged = _Merged(spool)
-    with _one_in_background() as background:
+    with own_threads(1) as background:
         # Digests are for the record; reading the files in order also warms them for the batches.
         digests = background.map(weights_digest, plan.adapters)
         workers = resolve_workers(workers, len(plan.groups))
@@ -128,16 +126,6 @@ def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all bu
         modules={module: merged.modules[module] for module in sorted(merged.modules)},
         wall_s=time.monotonic() - start,
     )
-
-
-@contextmanager
-def _one_in_background() -> Iterator[ThreadPoolExecutor]:
-    """A thread beside the workers; of what it has not begun when the work is broken off, nothing is begun."""
-    pool = ThreadPoolExecutor(1)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def merge_record(result: MergeResult, *, dtype: str, out: str | None) -> MergeRecord:
