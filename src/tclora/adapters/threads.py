@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 
 def map_in_threads(work: Callable[[Job], Done], jobs: Iterable[Job], workers: int) -> Iterator[Done]:
     """`map` by threads that use one thread of linear algebra each: results in order, few of them held at a time."""
-    with one_thread(), own_threads(workers) as pool:
+    with one_thread(), own_threads(workers, begin=_one_each) as pool:
         waiting: deque[Future[Done]] = deque()
         for job in jobs:
             waiting.append(pool.submit(work, job))
@@ -37,10 +37,15 @@ def map_in_threads(work: Callable[[Job], Done], jobs: Iterable[Job], workers: in
             yield waiting.popleft().result()
 
 
+def _one_each() -> None:
+    # What one thread sets shows in the others, so this is for inside `one_thread`, which sets it back.
+    torch.set_num_threads(1)
+
+
 @contextmanager
-def own_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads with one thread of linear algebra each; work broken off begins nothing of what it has not begun."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="tclora", initializer=torch.set_num_threads, initargs=(1,))
+def own_threads(workers: int, *, begin: Callable[[], None] | None = None) -> Iterator[ThreadPoolExecutor]:
+    """Threads that `begin` so; work that is broken off begins nothing of what it has not begun."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="tclora", initializer=begin)
     try:
         yield pool
     finally:

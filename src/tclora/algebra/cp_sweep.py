@@ -58,9 +58,9 @@ class State:
         """Go on from here by `size` times the way from `before`. The in factor stays: no sweep reads it."""
         # In one pass; a weight below 0 goes beyond the first point, and at weight 0 that point comes back as it is.
         weight = -size[:, :, None, None]
-        pairs = zip(self.tensors(), before.tensors(), strict=True)
-        out, _, *others = (torch.lerp(mine, earlier, weight) for mine, earlier in pairs)
-        return State(out, self.in_factor, *others)
+        (out, _, *others), (earlier_out, _, *earlier) = self.tensors(), before.tensors()
+        ahead = [torch.lerp(mine, theirs, weight) for mine, theirs in zip(others, earlier, strict=True)]
+        return State(torch.lerp(out, earlier_out, weight), self.in_factor, *ahead)
 
 
 def als_sweep(slices: Slices, state: State, ridge: Float[Tensor, "m s"]) -> tuple[State, Float[Tensor, "m s"]]:

@@ -7,7 +7,7 @@ A factor of either side may be held in the joint basis, or as a mixture of the c
 sweep takes four large products; of mixtures, with the Gram matrices of the columns at hand, it takes two.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -71,10 +71,6 @@ class Slices:
         """The same numbers in another precision."""
         grams = self.grams and (self.grams[0].to(dtype), self.grams[1].to(dtype))
         return Slices(self.out_blocks.to(dtype), self.in_blocks.to(dtype), self.ranks, grams)
-
-    def by_columns(self) -> "Slices":
-        """The same slices, for sweeps whose factors are mixtures of their columns."""
-        return replace(self, grams=(self.out_blocks.mT @ self.out_blocks, self.in_blocks.mT @ self.in_blocks))
 
     def spread(self, per_slice: Tensor) -> Tensor:
         """`(m, n, ...)` to `(m, P, ...)`: what belongs to a slice, for each of its columns."""

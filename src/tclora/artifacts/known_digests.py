@@ -42,7 +42,6 @@ _one_at_a_time = threading.Lock()
 def begin_digests(paths: Sequence[Path]) -> None:
     """Have the digests of some files taken by another process. A hint: what fails here is done by who asks."""
     _end_helpers()
-    atexit.register(_end_helpers)
     files: set[_Key] = set()
     for path in paths:
         with suppress(OSError):
@@ -89,6 +88,7 @@ def _listen(helper: _Helper, wanted: _Key) -> None:
                 _known[tuple(before)] = str(digest)
 
 
+@atexit.register
 def _end_helpers() -> None:
     while _at_work:
         process = _at_work.pop().process
