@@ -79,9 +79,67 @@ def test_a_failure_leaves_nothing(tmp_path):
 
 
 def test_an_existing_output_is_refused(tmp_path):
-    (tmp_path / "out").mkdir()
+    finished(tmp_path / "out")
     with pytest.raises(OutputExistsError, match="--overwrite"), staged_folder(tmp_path / "out"):
         pass
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("typed", ["out", "out/", "./out", "out/../out", "link/out"])
+def test_an_empty_folder_is_filled_however_it_is_named(tmp_path, typed, overwrite):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(".")
+    with staged_folder(Path(f"{tmp_path}/{typed}"), overwrite=overwrite) as staging:
+        (staging / "a").touch()
+    assert names(tmp_path / "out") == ["a"]
+    assert names(tmp_path) == ["link", "out"]
+
+
+@pytest.mark.parametrize("typed", [".", "", "../here"])
+def test_the_folder_that_this_runs_in_is_refused(tmp_path, monkeypatch, typed):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExistsError, match="folder that this runs in"):
+            staged_folder(Path(typed), overwrite=overwrite).__enter__()
+    assert names(tmp_path) == ["here"]
+
+
+def test_a_mount_point_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "volume")
+    with pytest.raises(OutputExistsError, match="choose a folder inside it"):
+        staged_folder(tmp_path / "volume").__enter__()
+    assert names(tmp_path) == ["volume"]
+
+
+def test_a_link_is_replaced_and_what_it_names_stays(tmp_path):
+    finished(tmp_path / "real")
+    (tmp_path / "out").symlink_to("real")
+    with staged_folder(tmp_path / "out", overwrite=True) as staging:
+        (staging / "b").touch()
+    assert names(tmp_path) == ["out", "real"]
+    assert names(tmp_path / "out") == ["b"]
+    assert is_complete(tmp_path / "real", "k")
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_be_moved(tmp_path, monkeypatch):
+    finished(tmp_path / "out")
+    real = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if ".new-" in path.name:
+            raise OSError(28, "No space left on device")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with (
+        pytest.raises(ArtifactError, match="No space left"),
+        staged_folder(tmp_path / "out", overwrite=True) as staging,
+    ):
+        (staging / "b").touch()
+    assert is_complete(tmp_path / "out", "k")
+    assert names(tmp_path) == ["out"]
 
 
 def test_overwriting_keeps_the_old_folder_until_the_new_one_is_whole(tmp_path):

@@ -5,7 +5,7 @@ from tclora.adapters.checks import AdapterSummary, check_mergeable, check_same_b
 from tclora.adapters.factors import LoraFactors, all_finite, balance_factors
 from tclora.adapters.locate import typed_path
 from tclora.adapters.lora import Adapter, AdapterSource, ModuleShape, content_key, make_adapter, weights_digest
-from tclora.adapters.new_folder import refuse_existing
+from tclora.adapters.output_place import refuse_existing
 from tclora.adapters.peft_format import read_adapter
 from tclora.adapters.peft_writer import fill_adapter_folder, write_adapter
 from tclora.adapters.serving import (

@@ -20,11 +20,11 @@ from tclora.adapters.factors import LoraFactors, all_finite, balance_factors, ch
 from tclora.adapters.keys import tensor_names
 from tclora.adapters.locate import WEIGHTS_FILE
 from tclora.adapters.lora import Adapter
-from tclora.adapters.new_folder import new_folder, refuse_existing, write_file
+from tclora.adapters.output_place import refuse_existing
 from tclora.adapters.targets import minimal_targets
 from tclora.adapters.threads import map_in_threads
 from tclora.adapters.weights_writer import STORED_DTYPES, write_tensors
-from tclora.artifacts import named_refusals
+from tclora.artifacts import named_refusals, staged_folder, write_bytes
 from tclora.errors import AdapterError, ConfigError
 
 __all__ = ["CARD_FILE", "fill_adapter_folder", "write_adapter"]
@@ -65,8 +65,10 @@ def write_adapter(
     refuse_existing(folder, overwrite=overwrite)
     _check_dtype(dtype)
     rank = _common_rank(adapter, rank)
-    with new_folder(folder, overwrite=overwrite) as unfinished:
-        fill_adapter_folder(adapter, unfinished, dtype=dtype, rank=rank, card=card)
+    with staged_folder(folder, overwrite=overwrite) as staging:
+        fill_adapter_folder(adapter, staging, dtype=dtype, rank=rank, card=card)
+        # What came into being meanwhile is spared as well.
+        refuse_existing(folder, overwrite=overwrite)
     return folder
 
 
@@ -89,9 +91,9 @@ def fill_adapter_folder(
     with named_refusals(folder):
         tensors = _stored_tensors(adapter, rank, dtype)
         write_tensors(folder / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
-        write_file(folder / CONFIG_FILE, config.encode())
+        write_bytes(folder / CONFIG_FILE, config.encode())
         if card is not None:
-            write_file(folder / CARD_FILE, card.encode())
+            write_bytes(folder / CARD_FILE, card.encode())
 
 
 def _check_dtype(dtype: torch.dtype) -> None:

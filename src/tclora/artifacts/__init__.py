@@ -22,7 +22,7 @@ from tclora.artifacts.manifest import (
     version_facts,
     write_manifest,
 )
-from tclora.artifacts.staged import remove_partials, staged_folder
+from tclora.artifacts.staged import is_free, refuse_taken, remove_partials, staged_folder
 
 __all__ = [
     "MANIFEST_NAME",
@@ -33,12 +33,14 @@ __all__ = [
     "folder_lock",
     "fsync_folder",
     "is_complete",
+    "is_free",
     "known_sha256",
     "machine_facts",
     "named_refusals",
     "partial_name",
     "read_json",
     "read_manifest",
+    "refuse_taken",
     "remove_partials",
     "sha256_file",
     "staged_folder",

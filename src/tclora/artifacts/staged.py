@@ -11,11 +11,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from tclora.artifacts.files import fsync_folder, named_refusals, partial_name, partial_pattern
 from tclora.errors import OutputExistsError
 
-__all__ = ["remove_partials", "staged_folder"]
+__all__ = ["is_free", "refuse_taken", "remove_partials", "staged_folder"]
 
 
 @contextmanager
@@ -25,22 +26,24 @@ def staged_folder(destination: Path, *, overwrite: bool = False) -> Iterator[Pat
     With `overwrite` the old folder is removed only after the new one is complete and on disk.
 
     Raises:
-        OutputExistsError: the destination exists, or came into being meanwhile, and `overwrite` is false.
-        ArtifactError: the file system refused the folder.
+        OutputExistsError: something is there, or came into being meanwhile, and `overwrite` is false; an empty folder
+            is nothing. Or it is a place that no folder can be renamed to.
+        ArtifactError: the file system refused the folder; what was there before is there still.
     """
     with named_refusals(destination):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        remove_partials(destination)
-        _refuse_taken(destination, overwrite)
-        staging = destination.parent / partial_name(destination.name, "new")
+        place = _place_of(destination)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        remove_partials(place)
+        refuse_taken(destination, overwrite=overwrite)
+        staging = place.parent / partial_name(place.name, "new")
         staging.mkdir()
     with _held(staging):
         try:
             yield staging
             with named_refusals(destination):
                 _fsync_tree(staging)
-                _refuse_taken(destination, overwrite)
-                _swap(staging, destination)
+                refuse_taken(destination, overwrite=overwrite)
+                _swap(staging, place)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
@@ -57,9 +60,44 @@ def remove_partials(destination: Path) -> None:
         _remove(folder / name)
 
 
-def _refuse_taken(destination: Path, overwrite: bool) -> None:
-    if destination.exists() and not overwrite:
-        raise OutputExistsError("the output exists", where=destination, do="choose another, or pass --overwrite")
+def refuse_taken(destination: Path, *, overwrite: bool) -> None:
+    """Refuse a place where something is; an empty folder is nothing.
+
+    Raises:
+        OutputExistsError: something is there and `overwrite` is false; or, with it too, no folder can be renamed to it.
+    """
+    with named_refusals(destination):
+        if _runs_in(destination):
+            # Its shell would go on in the folder that was replaced, and see nothing.
+            _refuse(destination, "the output is the folder that this runs in", "a new place", "name a folder inside it")
+        if destination.is_mount():
+            _refuse(destination, "the output is a mount point", "a folder inside it", "choose a folder inside it")
+        if not overwrite and not is_free(destination):
+            _refuse(destination, "the output exists", "a new place", "choose another place, or give --overwrite")
+
+
+def is_free(place: Path) -> bool:
+    """Whether nothing is there, or a folder, not a link to one, with nothing in it."""
+    if place.is_dir() and not place.is_symlink():
+        return not any(place.iterdir())
+    return not os.path.lexists(place)
+
+
+def _refuse(destination: Path, what: str, expected: str, do: str) -> NoReturn:
+    raise OutputExistsError(what, where=destination, expected=expected, do=do)
+
+
+def _runs_in(folder: Path) -> bool:
+    with suppress(OSError):
+        return folder.samefile(os.curdir)
+    return False
+
+
+def _place_of(destination: Path) -> Path:
+    """The same place with a name and a real parent, so that "." and a path through links have a folder beside them."""
+    if destination.name in ("", ".."):
+        return destination.resolve()
+    return destination.parent.resolve() / destination.name
 
 
 @contextmanager
@@ -92,12 +130,16 @@ def _is_held(path: Path) -> bool:
 
 
 def _swap(staging: Path, destination: Path) -> None:
-    if destination.exists():
+    if not is_free(destination):
         # rename() cannot replace a non-empty folder, so the old one steps aside first, held as ours.
         aside = destination.parent / partial_name(destination.name, "old")
         with _held(destination):
             destination.rename(aside)
-            staging.rename(destination)
+            try:
+                staging.rename(destination)
+            except BaseException:
+                aside.rename(destination)
+                raise
             _remove(aside)
     else:
         staging.rename(destination)
@@ -105,7 +147,7 @@ def _swap(staging: Path, destination: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from tclora.analysis import (
     fill_analysis_folder,
     measure_batch,
 )
-from tclora.artifacts import staged_folder
+from tclora.artifacts import is_free, refuse_taken, staged_folder
 from tclora.errors import OutputExistsError
 from tclora.merging import ModuleGroup, plan_merge, resolve_workers, stack_modules
 from tclora.merging.plan import Room
@@ -66,8 +66,7 @@ def analyse_folders(request: AnalyseRequest, progress: Progress | None = None) -
     # In one order, whatever order the adapters were named in.
     analysis = replace(_analyse(adapters, request.settings, told), notes=tuple(sorted(notes)))
     if request.out is not None:
-        # What is there has been checked: an empty folder, or an analysis that may be replaced.
-        with staged_folder(Path(request.out), overwrite=True) as staging:
+        with staged_folder(Path(request.out), overwrite=request.overwrite) as staging:
             fill_analysis_folder(analysis, staging, command=request.command)
     wall_s = time.monotonic() - start
     told.end("analyse", wall_s=wall_s, skipped=False)
@@ -117,11 +116,10 @@ def _check_output(request: AnalyseRequest) -> None:
     if request.out is None:
         return
     out = Path(request.out)
-    holds = {path.name for path in out.iterdir()} if out.is_dir() and not out.is_symlink() else None
-    if holds == set() or (holds is None and not out.exists() and not out.is_symlink()):
+    refuse_taken(out, overwrite=request.overwrite)
+    if is_free(out):
         return
-    if not request.overwrite:
-        raise OutputExistsError("the output exists", where=out, do="choose another place, or give --overwrite")
+    holds = {path.name for path in out.iterdir()} if out.is_dir() and not out.is_symlink() else None
     if holds is None or not holds <= set(ANALYSIS_FILES):
         raise OutputExistsError(
             "the output exists and is not an analysis alone, so it is not replaced",

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tclora.artifacts import digest_of, sha256_file, staged_folder, write_json
+from tclora.artifacts import digest_of, is_free, refuse_taken, sha256_file, staged_folder, write_json
 from tclora.config import RunConfig
 from tclora.data import Example, read_examples
 from tclora.errors import OutputExistsError, UnknownNameError
@@ -116,13 +116,12 @@ def check_request(config: RunConfig, request: ExportRequest) -> None:
 
 
 def _refuse_taken(out: Path, overwrite: bool) -> None:
-    if not out.exists():
+    refuse_taken(out, overwrite=overwrite)
+    if is_free(out):
         return
-    if not overwrite or read_export(out) is None:
+    if read_export(out) is None:
         raise OutputExistsError(
-            "the output exists" if not overwrite else "the output exists and is no export, so it is not replaced",
-            where=out,
-            do="choose another place" + ("" if overwrite else ", or pass --overwrite"),
+            "the output exists and is no export, so it is not replaced", where=out, do="choose another place"
         )
     trained = sorted(path.parent.name for path in (out / "adapters").glob("*/adapter_model.safetensors"))
     if trained:

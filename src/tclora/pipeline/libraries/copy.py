@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tclora.artifacts import staged_folder
+from tclora.artifacts import is_free, staged_folder
 from tclora.errors import OutputExistsError
 from tclora.pipeline.layout import RunFolder
 from tclora.pipeline.libraries.index import INDEX_NAME, Library, LibraryEntry, LibraryIndex, open_library, write_index
@@ -24,7 +24,7 @@ def copy_library(library: Library, out: Path) -> Library:
         OutputExistsError: something else is there.
     """
     check_copy(library, out)
-    if out.exists():
+    if not is_free(out):
         return open_library(out)
     with staged_folder(out) as staging:
         index = library.index
@@ -49,7 +49,7 @@ def check_copy(library: Library, out: Path) -> None:
     Raises:
         OutputExistsError: something else is there.
     """
-    if not out.exists():
+    if is_free(out):
         return
     origin = open_library(out).index.origin if (out / INDEX_NAME).is_file() else None
     if origin != library.index.digest:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tclora.adapters import Adapter, check_mergeable, check_same_base, inspect_adapter, read_adapter
-from tclora.artifacts import folder_lock, read_json, read_manifest, sha256_file, staged_folder
+from tclora.artifacts import folder_lock, is_free, read_json, read_manifest, sha256_file, staged_folder
 from tclora.errors import AdapterError, ArtifactError, ConfigError, OutputExistsError
 from tclora.pipeline.exports.record import read_export
 from tclora.pipeline.libraries.clusters import copy_clusters
@@ -78,7 +78,7 @@ def _check_place(out: Path, request: ImportRequest) -> None:
         raise ConfigError("there is no library to add to", where=out, do="leave --add out to make one")
     if request.add and request.clusters is not None:
         raise ConfigError("a library's clusters are those it was made with", where="--clusters", do="leave it out")
-    if out.exists() and not request.add:
+    if not is_free(out) and not request.add:
         raise OutputExistsError("the output exists", where=out, do="choose another place, or give --add")
 
 
