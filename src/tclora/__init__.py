@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Adapter": "adapters",
     "LoraFactors": "adapters",
+    "make_adapter": "adapters",
     "read_adapter": "adapters",
     "write_adapter": "adapters",
     "compress_stack": "algebra",

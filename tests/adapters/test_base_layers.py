@@ -1,12 +1,15 @@
 """Layers that the base has and an adapter lacks: said, by module, and never refused."""
 
+import json
+
 import pytest
 import torch
 from adapter_files import save_adapter, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
-from tclora.adapters import BaseShapes, LoraFactors, check_against_base, make_adapter, read_adapter
+from tclora.adapters import BaseShapes, LoraFactors, base_shapes, check_against_base, make_adapter, read_adapter
 from tclora.errors import AdapterMismatchError
 
 
@@ -61,6 +64,45 @@ def test_an_adapter_from_disk_is_compared_without_reading_tensors(tmp_path):
     made = {name: tensor * float("nan") for name, tensor in made.items()}
     adapter = read_adapter(save_adapter(tmp_path / "a", made, target_modules=["q_proj"]))
     assert len(check_against_base(adapter, base_of(layers("q_proj", range(3))))) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "embedding"),
+    [
+        ("lm_head", "transformer.word_embeddings"),
+        ("lm_head", "backbone.embeddings"),
+        ("lm_head", "shared"),
+        ("proj_out", "model.decoder.embed_tokens"),
+        ("lm_head", "embed_out"),
+    ],
+)
+def test_an_output_layer_may_be_tied_or_go_by_another_name(head: str, embedding: str):
+    assert check_against_base(adapter_of([head]), base_of([embedding])) == ()
+    with pytest.raises(AdapterMismatchError, match=r"is \(5, 6\)"):
+        check_against_base(adapter_of([head]), BaseShapes("base", "t5", {f"{embedding}.weight": (7, 6)}))
+
+
+TOWERS = [*(f"model.encoder.layers.{n}.fc1" for n in range(3)), *(f"model.decoder.layers.{n}.fc1" for n in range(2))]
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_a_layer_of_one_tower_is_not_taken_for_one_of_another(prefix: str):
+    base = base_of([name.removeprefix("model.") if not prefix else name for name in TOWERS])
+    assert check_against_base(adapter_of(TOWERS), base) == ()
+    with pytest.raises(AdapterMismatchError, match=r"decoder\.layers\.2\.fc1 is not in the base"):
+        check_against_base(adapter_of(["model.decoder.layers.2.fc1"]), base)
+
+
+def test_towers_that_a_checkpoint_names_otherwise_are_found():
+    base = base_of(["language_model.model.layers.0.q_proj", "vision_tower.layers.0.q_proj"])
+    assert check_against_base(adapter_of(["model.language_model.layers.0.q_proj"]), base) == ()
+
+
+def test_a_part_that_stores_its_weights_transposed_is_known_by_its_own_type(tmp_path):
+    config = {"model_type": "encoder-decoder", "encoder": {"model_type": "bert"}, "decoder": {"model_type": "gpt2"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"decoder.h.0.attn.c_attn.weight": torch.ones(6, 5)}, tmp_path / "model.safetensors")
+    assert check_against_base(adapter_of(["decoder.h.0.attn.c_attn"]), base_shapes(tmp_path)) == ()
 
 
 @settings(max_examples=30, deadline=None)

@@ -171,6 +171,32 @@ def test_a_transposed_update_fits_only_where_weights_are_stored_so(tmp_path: Pat
                 check_against_base(adapter, shapes)
 
 
+NAMES = [
+    ("language_model.model.layers.0.self_attn.q_proj", "model.language_model.layers.0.self_attn.q_proj"),
+    ("model.layers.0.self_attn.q_proj", "base_model.model.model.layers.0.self_attn.q_proj"),
+    ("h.0.attn.c_attn", "transformer.h.0.attn.c_attn"),
+    ("language_model.lm_head", "lm_head"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), NAMES)
+def test_one_module_under_two_names_is_refused(old: str, new: str):
+    with pytest.raises(AdapterMismatchError, match=r"(?s)name one module differently.*version of transformers"):
+        check_mergeable([one("a", path=old), one("b", path=new)])
+
+
+@pytest.mark.parametrize(("old", "new"), NAMES)
+def test_two_modules_of_one_adapter_are_two(old: str, new: str):
+    factors = one(path=old).modules[old]
+    both = make_adapter("both", {old: factors, new: factors})
+    check_mergeable([both, one("a", path=old), one("b", path=new)])
+
+
+def test_modules_of_two_towers_are_two():
+    paths = ("model.encoder.layers.0.fc1", "model.decoder.layers.0.fc1", "vision_model.layers.0.fc1")
+    check_mergeable([one(str(n), path=path) for n, path in enumerate(paths)])
+
+
 def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b.safetensors"}}')
@@ -192,4 +218,4 @@ def test_a_copy_of_the_base_beside_an_embedding_is_ignored_with_a_note(tmp_path:
     }
     adapter = read_adapter(save_adapter(tmp_path / "a", made, target_modules=["embed_tokens"]))
     assert list(adapter.modules) == ["model.embed_tokens"]
-    assert "ignored 1 frozen copies" in adapter.notes[0]
+    assert "left out 1 base weights" in adapter.notes[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_files import PATHS
+from adapter_files import PATHS, save_adapter
 from made_adapters import RANKS, random_adapter
 from peft_oracle import peft_deltas, tiny_model, trained
 from safetensors.torch import load_file, save
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from tclora.adapters import LoraFactors, balance_factors, make_adapter, read_adapter, write_adapter
 from tclora.adapters.targets import minimal_targets
 from tclora.errors import AdapterError, ConfigError
+from tclora.merging import merge_adapters
 
 # A product of two numbers rounded at u each is off by 2u of its largest terms; r terms add up.
 UNITS = {torch.float32: 6e-8, torch.float16: 5e-4, torch.bfloat16: 4e-3}
@@ -211,3 +212,55 @@ def test_peft_finds_every_module_and_no_other(targets: list[str], tmp_path: Path
 )
 def test_targets_are_leaf_names_only_where_they_mean_the_same(paths: list[str], targets: list[str]):
     assert minimal_targets(paths) == targets
+
+
+@pytest.mark.parametrize(
+    ("config", "narrow"),
+    [
+        ({"target_modules": ["q_proj", "v_proj"]}, set()),
+        ({"target_modules": "all-linear"}, set()),
+        ({"target_modules": ...}, set()),
+        ({"target_modules": r".*\.(q_proj|v_proj)"}, set()),
+        ({"target_modules": ["q_proj", "self_attn.v_proj"]}, {"v_proj"}),
+        ({"target_modules": PATHS}, {"q_proj", "v_proj"}),
+        ({"target_modules": r".*self_attn.*\.(q_proj|v_proj)"}, {"q_proj", "v_proj"}),
+        ({"exclude_modules": "vision.*"}, {"q_proj", "v_proj"}),
+        ({"exclude_modules": []}, set()),
+        ({"layers_to_transform": [0, 1]}, {"q_proj", "v_proj"}),
+    ],
+)
+def test_leaves_that_were_chosen_by_place_are_written_by_place(config: dict, narrow: set[str], tmp_path: Path):
+    adapter = read_adapter(save_adapter(tmp_path / "a", **config))
+    assert adapter.narrow_leaves == narrow
+    written = json.loads((write_adapter(adapter, tmp_path / "out") / "adapter_config.json").read_text())
+    by_path = [path for path in PATHS if path.rsplit(".", 1)[-1] in narrow]
+    assert written["target_modules"] == sorted([*({"q_proj", "v_proj"} - narrow), *by_path])
+
+
+def test_a_merge_writes_a_leaf_where_one_source_targets_it_everywhere(tmp_path: Path):
+    wide = read_adapter(save_adapter(tmp_path / "wide", target_modules=["q_proj", "self_attn.v_proj"]))
+    narrow = read_adapter(save_adapter(tmp_path / "narrow", target_modules=r".*self_attn.*"))
+    assert merge_adapters([wide, narrow], "mean").adapter.narrow_leaves == {"v_proj"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_whose_other_tower_takes_no_lora_still_loads(tmp_path: Path):
+    """As in Gemma 4: a vision tower whose layers have the same names, and are of a class that PEFT refuses."""
+    peft = pytest.importorskip("peft")
+
+    class Odd(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    def base() -> torch.nn.Module:
+        model = tiny_model("llama")
+        model.vision = torch.nn.ModuleDict({"q_proj": Odd()})
+        return model
+
+    wrapped = trained(base(), r=2, target_modules=r"model\.layers.*\.q_proj")
+    wrapped.save_pretrained(tmp_path / "a")
+    adapter = read_adapter(tmp_path / "a")
+    out = write_adapter(adapter, tmp_path / "out", dtype=torch.float32)
+    loaded = peft.PeftModel.from_pretrained(base(), out)
+    for path, delta in peft_deltas(loaded).items():
+        torch.testing.assert_close(delta.double(), adapter.modules[path].delta().double(), rtol=1e-5, atol=1e-6)

@@ -1,11 +1,13 @@
 """`tclora merge CONFIG.yaml` and the flags are one thing: same bytes, flags win, and what is stored merges again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from merge_command import last_json, tclora, weights_of
+from safetensors.torch import load_file, save_file
 from stacks import dense, write_peft
 
 from tclora.adapters import read_adapter
@@ -78,8 +80,66 @@ def test_what_is_stored_states_every_default_and_digest(library):
     assert stored["parameters"] == {"scale": 1.0, "rank": 2}
     assert stored["weights"] == [0.5, 0.5]
     assert stored["dtype"] == "bf16"
-    digest = hashlib.sha256(Path("A/adapter_model.safetensors").read_bytes()).hexdigest()
-    assert stored["adapters"][0] == {"adapter": "A", "sha256": digest}
+    digests = {
+        key: hashlib.sha256(Path("A", name).read_bytes()).hexdigest()
+        for key, name in (("sha256", "adapter_model.safetensors"), ("config_sha256", "adapter_config.json"))
+    }
+    assert stored["adapters"][0] == {"adapter": "A", **digests}
+
+
+def test_an_adapter_whose_scale_was_changed_since_is_refused(library):
+    merged("A", "B", "-o", "out", "--method", "mean")
+    config = Path("A/adapter_config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 80}))
+    result = tclora("merge", "out/merge.yaml", "-o", "again")
+    assert result.returncode == 2
+    assert "config_sha256" in result.stderr
+    assert not Path("again").exists()
+
+
+def test_equal_weights_with_another_scale_give_the_same_bytes_in_any_order(library):
+    for place, alpha in (("x", 8), ("y", 80)):
+        shutil.copytree("A", f"{place}/ad")
+        config = Path(place, "ad", "adapter_config.json")
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": alpha}))
+    one = merged("x/ad", "y/ad", "-o", "1", "--method", "mean")
+    other = merged("y/ad", "x/ad", "-o", "2", "--method", "mean")
+    assert weights_of(Path("1")) == weights_of(Path("2"))
+    assert "same weights" not in one.stderr + other.stderr
+
+
+@pytest.mark.parametrize("value", ["auto", "auto:energy=0.9", "auto:budget=2"])
+def test_a_rank_of_each_module_by_pattern(library, value):
+    merged("A", "B", "-o", "out", "--param-for", f"q_proj:cp_rank={value}")
+    assert yaml.safe_load(Path("out/merge.yaml").read_text())["overrides"][0]["parameters"] == {"cp_rank": value}
+
+
+def test_the_seed_of_a_flag_wins_over_the_file_and_two_are_refused(library):
+    text = write("merge_method: dare\nadapters: [A, B]\nseed: 7")
+    merged(text, "-o", "three", "--param", "seed=3")
+    merged("A", "B", "-o", "same", "--method", "dare", "--seed", 3)
+    assert weights_of(Path("three")) == weights_of(Path("same"))
+    for words in (["--seed", 7, "--param", "seed=3"], ["--set", "parameters.seed=3"]):
+        done = tclora("merge", text, "-o", "two", *words)
+        assert (done.returncode, "the seed is given twice" in done.stderr) == (2, True)
+
+
+def test_what_mergekit_calls_t_is_explained(library):
+    done = tclora("merge", write("merge_method: slerp\nadapters: [A, B]\nparameters: {t: 0.5}"), "-o", "out")
+    assert done.returncode == 2
+    assert "1 - t and t" in done.stderr
+
+
+def test_an_update_that_rounding_destroys_is_said_and_one_that_it_keeps_is_not(library):
+    nearly = {name: tensor * 1.001 for name, tensor in load_file("A/adapter_model.safetensors").items()}
+    shutil.copytree("A", "near")
+    save_file(nearly, "near/adapter_model.safetensors")
+    coarse = merged("A", "near", "-o", "1", "--method", "task_arithmetic", "--weights", "1,-1")
+    assert "rounding to bf16 changed 4 of 4 updates by more than 5%" in coarse.stderr
+    assert "rounding to bf16" in Path("1/README.md").read_text()
+    for words in (["--weights", "1,1"], ["--weights", "1,-1", "--dtype", "fp32"]):
+        fine = merged("A", "near", "-o", "2", "--method", "task_arithmetic", *words, "--overwrite")
+        assert "rounding" not in fine.stderr
 
 
 def test_flags_win_over_the_file(library):

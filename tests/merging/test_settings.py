@@ -195,7 +195,12 @@ def test_values_per_adapter_move_with_the_adapters():
 
 def test_values_per_adapter_must_be_one_for_each():
     with pytest.raises(ConfigError, match=r"(?s)'density' is given per adapter.*3 values for 2 adapters"):
-        settings("mean", params=Pruned((0.1, 0.2, 0.3)))
+        settings("ties", params={"density": (0.1, 0.2, 0.3)})
+
+
+def test_the_parameters_of_another_method_are_refused():
+    with pytest.raises(ConfigError, match=r"(?s)not those of mean.*found *Pruned.*MeanParams"):
+        settings("mean", params=Pruned())
 
 
 def test_settings_can_be_keys_of_a_group():

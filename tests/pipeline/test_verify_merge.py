@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from stacks import write_peft
 
 from tclora.config import merge_file_of
-from tclora.errors import ConfigError, MissingExtraError, NumericalError
+from tclora.errors import AdapterMismatchError, ConfigError, MissingExtraError, NumericalError
 from tclora.models import compare_forward
 from tclora.pipeline.checks.raw_lora import RawLora
 from tclora.pipeline.merges import folders as door
@@ -320,6 +320,68 @@ def test_a_forward_that_disagrees_fails(base_and_adapters, tmp_path, monkeypatch
     with pytest.raises(NumericalError, match=r"(?s)PEFT's forward.*logits up to 5\."):
         merge_folders(request_for(folders, tmp_path / "out", base_model=str(base)))
     assert not (tmp_path / "out").exists()
+
+
+def family_case(tmp_path, model, task_type: str, targets) -> Path:
+    """A base of this model, and a PEFT adapter of it."""
+    model.save_pretrained(tmp_path / "base")
+    trained(model, r=2, target_modules=targets, task_type=task_type).save_pretrained(tmp_path / "a")
+    return tmp_path / "a"
+
+
+SMALL = {"vocab_size": 40, "d_model": 16, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+BERT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["t5", "bart", "bert"])
+def test_the_forward_check_takes_the_class_that_the_base_names(family, tmp_path):
+    import transformers as tf
+
+    torch.manual_seed(0)
+    layers = {"encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64}
+    model, task, targets = {
+        "t5": lambda: (
+            tf.T5ForConditionalGeneration(tf.T5Config(**SMALL, d_kv=8, d_ff=24, num_layers=2, num_heads=2)),
+            "SEQ_2_SEQ_LM",
+            ["q", "v"],
+        ),
+        "bart": lambda: (
+            tf.BartForConditionalGeneration(tf.BartConfig(**SMALL, **layers, **heads, bos_token_id=1)),
+            "SEQ_2_SEQ_LM",
+            ["q_proj", "fc1"],
+        ),
+        "bert": lambda: (tf.BertForTokenClassification(tf.BertConfig(**BERT)), None, ["query", "value"]),
+    }[family]()
+    adapter = family_case(tmp_path, model, task, targets)
+    record = merge_folders(request_for([adapter], tmp_path / "out", base_model=str(tmp_path / "base"), dtype="fp32"))
+    forward = record.verified["forward"]
+    assert forward["against_hand"] < 1e-4 < forward["effect"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_that_reads_no_text_is_refused_before_the_merge(tmp_path, monkeypatch):
+    import transformers as tf
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    model = tf.ViTForImageClassification(tf.ViTConfig(**sizes, image_size=8, patch_size=4))
+    targets = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear and "0" in name]
+    adapter = family_case(tmp_path, model, None, targets)
+    monkeypatch.setattr("tclora.pipeline.merges.request.check_base", lambda *_: [])
+    monkeypatch.setattr(door, "_merge", lambda *_: pytest.fail("it was merged first"))
+    with pytest.raises(ConfigError, match=r"(?s)gives a model tokens.*reads pixel_values.*leave out --base"):
+        merge_folders(request_for([adapter], tmp_path / "out", base_model=str(tmp_path / "base")))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_on_which_peft_does_not_load_the_merge_is_named(base_and_adapters, tmp_path):
+    base, folders, _ = base_and_adapters
+    merge_folders(request_for(folders, tmp_path / "out", verify=False))
+    config = tmp_path / "out" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"target_modules": ["no_such"]}))
+    with pytest.raises(AdapterMismatchError, match=r"(?s)PEFT does not load the merged adapter.*no_such"):
+        compare_forward(base, tmp_path / "out", {})
 
 
 def test_a_missing_library_is_named_with_its_extra(base_and_adapters, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from tclora.adapters.serving import (
     verdict_of,
 )
 from tclora.adapters.stored_modules import stored_factors
+from tclora.adapters.targets import leaf_of
 from tclora.adapters.threads import map_in_threads, one_thread, own_threads
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "content_key",
     "fill_adapter_folder",
     "inspect_adapter",
+    "leaf_of",
     "make_adapter",
     "map_in_threads",
     "one_thread",

@@ -7,6 +7,7 @@ refused: modules of the base that the adapter has in other layers only, as when 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from tclora.adapters.files import parse_json, read_bounded
@@ -20,7 +21,10 @@ __all__ = ["BaseShapes", "base_shapes", "check_against_base"]
 _INDEX, _SINGLE, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 MAX_INDEX_BYTES = 50_000_000
 # Families whose Linear is a Conv1D, which stores its weight as (d_in, d_out).
-_TRANSPOSED = ("gpt2", "gpt_bigcode", "openai-gpt", "decision_transformer", "imagegpt", "ctrl", "clvp")
+_TRANSPOSED = frozenset(("gpt2", "gpt_bigcode", "openai-gpt", "decision_transformer", "imagegpt", "ctrl", "clvp"))
+# What output layers are called, in models and in checkpoints, and the embeddings that they may be tied to.
+_OUTPUTS = ("lm_head", "proj_out", "embed_out", "output_projection")
+_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "embeddings", "shared")
 _LISTED = 3
 _LAYERS_LISTED = 8
 
@@ -32,6 +36,8 @@ class BaseShapes(Mapping[str, tuple[int, ...]]):
     name: str
     model_type: str
     tensors: Mapping[str, tuple[int, ...]]
+    part_types: tuple[str, ...] = ()
+    """The model types of its parts, as of an encoder and a decoder."""
 
     def __getitem__(self, name: str) -> tuple[int, ...]:
         return self.tensors[name]
@@ -61,14 +67,44 @@ def base_shapes(base: str | Path) -> BaseShapes:
     tensors: dict[str, tuple[int, ...]] = {}
     for file in _weight_files(folder):
         tensors |= {name: info.shape for name, info in read_header(file).items()}
-    return BaseShapes(str(base), str(config.get("model_type", "")), {name: tensors[name] for name in sorted(tensors)})
+    parts = tuple(
+        str(part["model_type"]) for part in config.values() if isinstance(part, dict) and "model_type" in part
+    )
+    ordered = {name: tensors[name] for name in sorted(tensors)}
+    return BaseShapes(str(base), str(config.get("model_type", "")), ordered, parts)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The base's tensor names, ready for looking up modules."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    by_end: Mapping[str, list[str]]
+    """Names by each of their ends after a dot."""
+    towers: frozenset[str]
+    """The ends, of two parts or more, of what stands before a layer's number, as in `decoder.layers`."""
+    transposed: bool
+    """Whether some of its weights are stored as (d_in, d_out)."""
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> "_Names":
+        by_end: dict[str, list[str]] = {}
+        before: set[tuple[str, ...]] = set()
+        for name in shapes:
+            parts = name.split(".")
+            for i in range(len(parts)):
+                by_end.setdefault(".".join(parts[i:]), []).append(name)
+            before.add(tuple(takewhile(lambda part: not part.isdecimal(), parts)))
+        towers = frozenset(".".join(place[i:]) for place in before for i in range(len(place) - 1))
+        types = (getattr(shapes, "model_type", "gpt2"), *getattr(shapes, "part_types", ()))
+        return cls(shapes, by_end, towers, not _TRANSPOSED.isdisjoint(types))
 
 
 def check_against_base(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     """Refuse an adapter with modules that the base does not have, or of another shape; say which layers it leaves out.
 
     A module matches a weight whose name is its path, or the end of it after a dot, or the other way around:
-    checkpoints leave out prefixes such as `transformer.`. A `lm_head` without a weight of its own is tied to the
+    checkpoints leave out prefixes such as `transformer.`. An output layer without a weight of its own is tied to the
     embedding.
 
     Returns:
@@ -78,14 +114,13 @@ def check_against_base(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) 
     Raises:
         AdapterMismatchError: names adapter, base, and the first modules that do not fit.
     """
-    by_end = _by_end(shapes)
-    transposed = getattr(shapes, "model_type", "gpt2") in _TRANSPOSED
+    names = _Names.of(shapes)
     problems = []
     for path, shape in adapter.shapes.items():
-        weights = _weights_of(path, shapes, by_end)
+        weights = _weights_of(path, names)
         if not weights:
             problems.append(f"{path} is not in the base")
-        elif not any(_fits(shape, shapes[name], transposed) for name in weights):
+        elif not any(_fits(shape, shapes[name], names.transposed) for name in weights):
             problems.append(f"{path} is ({shape.d_out}, {shape.d_in}), and {weights[0]} is {shapes[weights[0]]}")
     if problems:
         base = getattr(shapes, "name", "the base")
@@ -98,13 +133,11 @@ def check_against_base(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) 
             + (f"; it names {adapter.base_model}" if adapter.base_model else ""),
             do="give the base that the adapter was trained on, or leave the adapter out",
         )
-    return tuple(_layers_left_out(adapter, shapes, by_end, transposed))
+    return tuple(_layers_left_out(adapter, names))
 
 
-def _layers_left_out(
-    adapter: Adapter, shapes: Mapping[str, tuple[int, ...]], by_end: Mapping[str, list[str]], transposed: bool
-) -> list[str]:
-    numbers = sorted({number for name in shapes if (number := layer_of(name)) is not None})
+def _layers_left_out(adapter: Adapter, base: _Names) -> list[str]:
+    numbers = sorted({number for name in base.shapes if (number := layer_of(name)) is not None})
     kinds: dict[str, dict[int, ModuleShape]] = {}
     for path, shape in adapter.shapes.items():
         if (number := layer_of(path)) is not None:
@@ -118,8 +151,8 @@ def _layers_left_out(
             if number not in held
             # A layer of another kind, as in hybrid models, has no such module and lacks nothing.
             and any(
-                _fits(shape, shapes[name], transposed)
-                for name in _weights_of(place.replace("*", str(number), 1), shapes, by_end)
+                _fits(shape, base.shapes[name], base.transposed)
+                for name in _weights_of(place.replace("*", str(number), 1), base)
             )
         ]
         if lacking:
@@ -150,32 +183,33 @@ def _is_file_name(name: object) -> bool:
     return isinstance(name, str) and name == Path(name).name and name.endswith(".safetensors")
 
 
-def _by_end(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, list[str]]:
-    """Weight names by each of their ends after a dot."""
-    table: dict[str, list[str]] = {}
-    for name in shapes:
-        parts = name.split(".")
-        for i in range(len(parts)):
-            table.setdefault(".".join(parts[i:]), []).append(name)
-    return table
-
-
-def _weights_of(path: str, shapes: Mapping[str, tuple[int, ...]], by_end: Mapping[str, list[str]]) -> list[str]:
+def _weights_of(path: str, base: _Names) -> list[str]:
     parts = f"{path}.weight".split(".")
-    if ".".join(parts) in shapes:
+    if ".".join(parts) in base.shapes:
         return [".".join(parts)]
-    if found := by_end.get(".".join(parts)):
+    if found := base.by_end.get(".".join(parts)):
         return found
     for i in range(1, len(parts) - 1):
-        if (name := ".".join(parts[i:])) in shapes:
+        if (name := ".".join(parts[i:])) in base.shapes:
             return [name]
-    # Checkpoints of models with several towers may name those otherwise; their layers are named alike.
+    return _in_another_tower(parts, base) or (_of_output(base) if parts[-2] in _OUTPUTS else [])
+
+
+def _in_another_tower(parts: list[str], base: _Names) -> list[str]:
+    """Weights of a layer named alike: checkpoints of models with several towers may name those otherwise.
+
+    None where the base has layers in this very tower: then it lacks this one.
+    """
     number = next((i for i, part in enumerate(parts) if part.isdecimal()), 0)
-    if number and (found := by_end.get(".".join(parts[number - 1 :]))):
-        return found
-    if parts[-2] == "lm_head":
-        return [name for end in ("embed_tokens.weight", "wte.weight") for name in by_end.get(end, [])]
-    return []
+    if not number or any(".".join(parts[i:number]) in base.towers for i in range(number - 1)):
+        return []
+    return base.by_end.get(".".join(parts[number - 1 :]), [])
+
+
+def _of_output(base: _Names) -> list[str]:
+    """The output layer's weights under any of its names, or the embeddings that it may be tied to."""
+    own = [name for end in _OUTPUTS for name in base.by_end.get(f"{end}.weight", [])]
+    return own or [name for end in _EMBEDDINGS for name in base.by_end.get(f"{end}.weight", [])]
 
 
 def _fits(shape: ModuleShape, weight: tuple[int, ...], transposed: bool) -> bool:

@@ -23,6 +23,8 @@ __all__ = ["AdapterSummary", "check_mergeable", "check_same_base", "inspect_adap
 
 # Listing more bad tensors than this helps nobody.
 _MAX_BAD_MODULES = 20
+# What models are wrapped in, now and in other versions; no two modules differ in these parts alone.
+_WRAPPERS = {"base_model", "model", "language_model", "text_model", "transformer", "module"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def check_mergeable(adapters: Sequence[Adapter]) -> None:
     """Refuse adapters whose deltas of one module cannot be added; a module that some of them lack is fine.
 
     Raises:
-        AdapterMismatchError: a module has another d_in, d_out or kind in two adapters; names both and the module.
+        AdapterMismatchError: a module has another d_in, d_out or kind in two adapters, or two paths that can only be
+            one module; names both and the module.
     """
     first: dict[str, Adapter] = {}
     for adapter in adapters:
@@ -85,6 +88,41 @@ def check_mergeable(adapters: Sequence[Adapter]) -> None:
             other = first.setdefault(path, adapter)
             if _footprint(other.shapes[path]) != _footprint(shape):
                 raise _mismatch(other, adapter, path)
+    _refuse_other_names(adapters)
+
+
+def _refuse_other_names(adapters: Sequence[Adapter]) -> None:
+    """Refuse two adapters that seem to name one module differently, as versions of transformers do.
+
+    `language_model.model.layers.0` became `model.language_model.layers.0`. Merged as two modules each would be taken
+    at its own weight, and loaded in full. Where one adapter has both names they are two modules.
+    """
+    holders: dict[str, dict[str, Adapter]] = {}
+    distinct: set[str] = set()
+    for adapter in adapters:
+        own: dict[str, str] = {}
+        for path in adapter.shapes:
+            key = _without_wrappers(path)
+            if own.setdefault(key, path) != path:
+                distinct.add(key)
+            holders.setdefault(key, {}).setdefault(path, adapter)
+    for key, by_path in holders.items():
+        if len(by_path) > 1 and key not in distinct:
+            (path, one), (other_path, other) = list(by_path.items())[:2]
+            raise AdapterMismatchError(
+                f"{one.name} and {other.name} name one module differently",
+                where=key,
+                found=f"{path} in {one.name}, {other_path} in {other.name}",
+                expected="the module paths of one version of transformers and PEFT",
+                do=f"load {other.name} on the base in the version that you use, save it again and merge that",
+            )
+
+
+def _without_wrappers(path: str) -> str:
+    """The path without the names of what a model is wrapped in, up to its layer number."""
+    parts = path.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
+    return ".".join([*(part for part in parts[:number] if part not in _WRAPPERS), *parts[number:]])
 
 
 def _footprint(shape: ModuleShape) -> tuple[int, int, str]:

@@ -32,6 +32,7 @@ class LoraConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     target_modules: tuple[str, ...] | str | None
+    excludes: bool
     layers_to_transform: tuple[int, ...] | None
     ensure_weight_tying: bool
     base_model: str | None
@@ -74,6 +75,7 @@ def parse_config(raw: Mapping[str, Any], *, where: object) -> LoraConfig:
         rank_pattern=field("rank_pattern", _table(_positive), "a table of module patterns to ranks of 1 or more", {}),
         alpha_pattern=field("alpha_pattern", _table(_finite), "a table of module patterns to finite numbers", {}),
         target_modules=optional("target_modules", _targets, "a list of names or one pattern"),
+        excludes=bool(raw.get("exclude_modules")),
         layers_to_transform=optional("layers_to_transform", _layers, "a layer number or a list of them"),
         ensure_weight_tying=field("ensure_weight_tying", _boolean, "true or false", False),
         base_model=optional("base_model_name_or_path", _text, "a name or path"),

@@ -170,8 +170,10 @@ def _module_keys(
 def _notes(found: _Sorted) -> tuple[str, ...]:
     notes = []
     if found.base_copies:
-        names = ", ".join(found.base_copies[:3])
-        notes.append(f"ignored {len(found.base_copies)} frozen copies of base weights saved beside the LoRA: {names}")
+        notes.append(
+            f"left out {len(found.base_copies)} base weights saved beside the LoRA, as copies of the base's own: "
+            f"{', '.join(found.base_copies[:3])}; rows added to a vocabulary would be lost (compare with --base)"
+        )
     for word in sorted(found.words - {""}):
         notes.append(f"the tensor names carry the adapter name '{word}', which PEFT does not write; it was dropped")
     return tuple(notes)

@@ -78,6 +78,7 @@ class About(TypedDict, total=False):
     task_type: str | None
     source: AdapterSource | None
     notes: tuple[str, ...]
+    narrow_leaves: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ class Adapter:
     """All deltas of one trained LoRA, by module path, with its name and base.
 
     `modules` and `shapes` have the same keys in sorted order. An adapter read from disk reads a module's tensors
-    when that module is asked for, and only then; `shapes` never reads a tensor.
+    when that module is asked for, and only then; `shapes` never reads a tensor. `narrow_leaves` are last parts of its
+    module paths, as in `q_proj`, that it was not trained on wherever the base has them.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Adapter:
     task_type: str | None = None
     source: AdapterSource | None = None
     notes: tuple[str, ...] = ()
+    narrow_leaves: frozenset[str] = frozenset()
 
 
 def make_adapter(
@@ -169,7 +172,8 @@ def weights_digest(adapter: Adapter) -> str:
         digest.update(f"{path}\0{shape}\0".encode())
         for tensor in (adapter.modules[path].lora_a, adapter.modules[path].lora_b):
             digest.update(f"{tensor.dtype}\0".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+            # As bytes: numpy has no bfloat16.
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -17,7 +17,7 @@ from tclora.adapters.locate import WEIGHTS_FILE, Located, locate
 from tclora.adapters.lora import Adapter, AdapterSource
 from tclora.adapters.scaling import module_scales
 from tclora.adapters.stored_modules import StoredModules
-from tclora.adapters.targets import target_notes
+from tclora.adapters.targets import narrow_leaves, target_notes
 from tclora.adapters.unsupported import config_refusals
 from tclora.adapters.weights_file import TensorInfo, read_header
 from tclora.errors import AdapterError
@@ -67,6 +67,7 @@ def read_adapter(source: str | Path, *, name: str | None = None, revision: str |
         base_revision=scan.config.base_revision,
         task_type=scan.config.task_type,
         source=_source(str(source), located),
+        narrow_leaves=narrow_leaves(scan.config, scan.table.modules),
         notes=scan.table.notes + tuple(target_notes(scan.config, list(scan.table.modules))),
     )
 

@@ -7,7 +7,8 @@ values that the target dtype cannot hold. The folder appears whole or not at all
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ CARD_FILE = "README.md"
 _MOST_LOST = 0.01
 # Threads that make modules ready while the file is written.
 _AHEAD = 2
+# Random directions along which an update is compared with its rounded form: its norm to about a third.
+_N_PROBES = 4
 
 
 def write_adapter(
@@ -79,8 +82,11 @@ def fill_adapter_folder(
     dtype: torch.dtype = torch.bfloat16,
     rank: int | None = None,
     card: str | None = None,
-) -> None:
+) -> Mapping[str, float]:
     """Write the files of `write_adapter` into an empty folder that the caller is staging, each flushed to disk.
+
+    Returns:
+        For every module, about how much of its update rounding to `dtype` changed, relative to the update's norm.
 
     Raises:
         ConfigError, AdapterError, ArtifactError: as `write_adapter`.
@@ -89,11 +95,13 @@ def fill_adapter_folder(
     rank = _common_rank(adapter, rank)
     config = json.dumps(_config(adapter, rank), indent=2, sort_keys=True) + "\n"
     with named_refusals(folder):
-        tensors = _stored_tensors(adapter, rank, dtype)
+        rounding: dict[str, float] = {}
+        tensors = _stored_tensors(adapter, rank, dtype, rounding)
         write_tensors(folder / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
         write_bytes(folder / CONFIG_FILE, config.encode())
         if card is not None:
             write_bytes(folder / CARD_FILE, card.encode())
+    return rounding
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -131,7 +139,9 @@ def _stored_shapes(adapter: Adapter, rank: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _stored_tensors(adapter: Adapter, rank: int, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _stored_tensors(
+    adapter: Adapter, rank: int, dtype: torch.dtype, rounding: dict[str, float]
+) -> Iterator[tuple[str, Tensor]]:
     """Each tensor as it is stored, read and cast module by module, a few of them ahead of the file."""
 
     def stored(module: tuple[str, tuple[str, str]]) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
@@ -141,9 +151,29 @@ def _stored_tensors(adapter: Adapter, rank: int, dtype: torch.dtype) -> Iterator
             _cast(factors.lora_a, dtype, name_a, adapter.name), _cast(factors.lora_b, dtype, name_b, adapter.name)
         )
         _refuse_product(cast, path, adapter.name)
+        rounding[path] = _rounded_by(factors, cast)
         return (name_a, cast.lora_a), (name_b, cast.lora_b)
 
     return chain.from_iterable(map_in_threads(stored, _in_order(adapter), _AHEAD))
+
+
+def _rounded_by(factors: LoraFactors, cast: LoraFactors) -> float:
+    """The part of an update, by its norm, that casting its factors changes, as a few random directions show it.
+
+    Terms that cancel keep their rounding: the difference of two nearly equal adapters may be nothing else.
+    """
+    if cast.lora_a.dtype == factors.lora_a.dtype:
+        return 0.0
+    probes = _probes(factors.lora_a.shape[1]).to(factors.lora_a)
+    exact = factors.lora_b @ (factors.lora_a @ probes)
+    stored = cast.lora_b.to(exact) @ (cast.lora_a.to(exact) @ probes)
+    size = float(torch.linalg.vector_norm(exact))
+    return float(torch.linalg.vector_norm(stored - exact)) / size if size else 0.0
+
+
+@lru_cache(maxsize=8)
+def _probes(d_in: int) -> Tensor:
+    return torch.randn(d_in, _N_PROBES, generator=torch.Generator().manual_seed(0))
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype, name: str, adapter_name: str) -> Tensor:
@@ -203,6 +233,6 @@ def _config(adapter: Adapter, rank: int) -> dict[str, Any]:
         "rank_pattern": {},
         "alpha_pattern": {},
         "revision": adapter.base_revision,
-        "target_modules": minimal_targets(adapter.shapes),
+        "target_modules": minimal_targets(adapter.shapes, adapter.narrow_leaves),
         "task_type": adapter.task_type,
     }

@@ -70,7 +70,11 @@ def stored_factors(modules: Mapping, path: str) -> tuple[LoraFactors, float]:
     Raises:
         AdapterError: as reading the module does.
     """
-    return modules.as_stored(path) if isinstance(modules, StoredModules) else (modules[path], 1.0)
+    if isinstance(modules, StoredModules):
+        return modules.as_stored(path)
+    factors = modules[path]
+    check_finite(factors, where=path)
+    return factors, 1.0
 
 
 def open_tensors(file: Path) -> Any:

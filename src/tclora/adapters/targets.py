@@ -12,9 +12,20 @@ from tclora.adapters.config import LoraConfig
 from tclora.adapters.pattern_syntax import UnsupportedPatternError, parse
 from tclora.adapters.patterns import Budget, fullmatch
 
-__all__ = ["absent_targets", "layer_of", "leaf_of", "minimal_targets", "place_of", "target_notes", "untargeted_paths"]
+__all__ = [
+    "absent_targets",
+    "layer_of",
+    "leaf_of",
+    "minimal_targets",
+    "narrow_leaves",
+    "place_of",
+    "target_notes",
+    "untargeted_paths",
+]
 
 _LISTED = 5
+# A place in no model: an entry or pattern that reaches it reaches a leaf wherever it is.
+_ELSEWHERE = "elsewhere"
 
 
 def leaf_of(path: str) -> str:
@@ -54,14 +65,30 @@ def untargeted_paths(targets: tuple[str, ...] | str | None, paths: Sequence[str]
     return [path for path in paths if _suffixes(path).isdisjoint(targets)]
 
 
-def minimal_targets(paths: Collection[str]) -> list[str]:
+def narrow_leaves(config: LoraConfig, paths: Collection[str]) -> frozenset[str]:
+    """The leaf names among `paths` that the config targets in some places only: by path, pattern, layer or exclusion.
+
+    The base may have modules of that name elsewhere, even of a kind that takes no LoRA.
+    """
+    leaves = frozenset(map(leaf_of, paths))
+    if config.excludes or config.layers_to_transform is not None:
+        return leaves
+    try:
+        return frozenset(
+            map(leaf_of, untargeted_paths(config.target_modules, [f"{_ELSEWHERE}.{leaf}" for leaf in leaves]))
+        )
+    except UnsupportedPatternError:
+        return leaves
+
+
+def minimal_targets(paths: Collection[str], narrow: Collection[str] = ()) -> list[str]:
     """A sorted `target_modules` list that PEFT matches to exactly `paths`, as far as `paths` can tell.
 
     A leaf name stands for its modules where they fill every layer that any module of that leaf could be in: layers 0
     to the last seen in the whole adapter, without a gap, in every place of the tree where the leaf occurs. Otherwise
-    (some layers only, or a leaf that is a number, as in `to_out.0`) each module is listed by its full path. The base
-    is not known here: a leaf that the base also has elsewhere gets a LoRA of zeros there on loading, which changes
-    nothing.
+    (some layers only, or a leaf that is a number, as in `to_out.0`) each module is listed by its full path. So it is
+    for the leaves in `narrow`: the base is not known here, and PEFT would give a LoRA to every module of that name, of
+    zeros or, where it knows no LoRA for the module's class, not load at all.
     """
     n_layers = 1 + max((layer for path in paths if (layer := layer_of(path)) is not None), default=-1)
     places: dict[str, dict[str, set[int | None]]] = {}
@@ -71,7 +98,9 @@ def minimal_targets(paths: Collection[str]) -> list[str]:
         leaf
         for leaf, by_place in places.items()
         # Different numbers below n_layers, so as many of them as that are all of them.
-        if not leaf.isdecimal() and all(seen == {None} or len(seen) == n_layers for seen in by_place.values())
+        if not leaf.isdecimal()
+        and leaf not in narrow
+        and all(seen == {None} or len(seen) == n_layers for seen in by_place.values())
     }
     return sorted(closed | {path for path in paths if leaf_of(path) not in closed})
 

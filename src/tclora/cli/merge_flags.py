@@ -15,7 +15,7 @@ from tclora.errors import ConfigError
 
 __all__ = ["MergeFlags", "merge_file_from"]
 
-_PARAM_FOR = re.compile(r"(?P<pattern>.+):(?P<name>[\w-]+)=(?P<value>.*)")
+_PARAM_FOR = re.compile(r"(?P<pattern>.+?):(?P<name>[\w-]+)=(?P<value>.*)")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ def merge_file_from(keys: Mapping[str, Any], flags: MergeFlags, *, where: str) -
         plain["weights"] = _numbers(flags.weights, "--weights")
     plain["overrides"] = [*plain.get("overrides", ()), *_overrides(flags)]
     if flags.top.get("seed") is not None:
+        if "seed" in {**_pairs(flags.param_words), **flags.params}:
+            raise ConfigError("the seed is given twice", where="--seed and --param seed", do="leave one of them out")
         _drop(plain, "seed")
     for one, other in (("examples", "learned"), ("learned", "examples")):
         if flags.top.get(one) and not flags.top.get(other):
@@ -83,6 +85,8 @@ def _overrides(flags: MergeFlags) -> list[dict[str, Any]]:
 def _set_parameter(plain: dict[str, Any], name: str, value: object) -> None:
     key = {"lambda": "scale"}.get(name, name)
     _drop(plain, key)
+    if key == "seed":
+        plain.pop("seed", None)
     if key == "weight":
         plain.pop("weights", None)
     plain["parameters"] = plain.get("parameters", {}) | {key: value}

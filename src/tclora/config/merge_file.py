@@ -115,6 +115,7 @@ def plain_merge_file(file: MergeFile) -> dict[str, Any]:
 
 def _adapter(entry: AdapterEntry) -> dict[str, Any]:
     plain = {"adapter": entry.adapter, "revision": entry.revision, "sha256": entry.sha256}
+    plain |= {"config_sha256": entry.config_sha256}
     return _stated(plain | {"parameters": _settings(entry.parameters)})
 
 

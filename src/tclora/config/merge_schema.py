@@ -109,6 +109,8 @@ class AdapterEntry(_Keys):
     """Of a Hub id."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the weights. An adapter that holds others is refused."""
+    config_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of `adapter_config.json`, in which the scale of the weights is. An adapter with another is refused."""
 
     @model_validator(mode="before")
     @classmethod

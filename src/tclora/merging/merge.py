@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from tclora.adapters import Adapter, ModuleShape, check_mergeable, own_threads, weights_digest
+from tclora.adapters import Adapter, ModuleShape, check_mergeable, leaf_of, own_threads, weights_digest
 from tclora.algebra import ModuleStack
 from tclora.merging.engine import MergedGroup, merge_groups, resolve_device, resolve_workers
 from tclora.merging.method import MERGE_METHODS, Params, recorded_params
@@ -46,6 +46,7 @@ class MergeResult:
     identity_error: float
     modules: dict[str, dict[str, object]]
     wall_s: float
+    said: tuple[str, ...] = ()
 
     @property
     def out_rank(self) -> int:
@@ -54,8 +55,8 @@ class MergeResult:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the adapters say of themselves, and which of them hold the same weights."""
-        return self.plan.notes(self.digests)
+        """What the adapters say of themselves, which of them hold the same weights, and what was `said` since."""
+        return self.plan.notes(self.digests) + self.said
 
 
 def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all but the data is keyword-only
@@ -213,4 +214,12 @@ def _as_adapter(name: str, merged: _Merged, plan: MergePlan) -> Adapter:
         base_model=first.base_model,
         base_revision=first.base_revision,
         task_type=first.task_type,
+        narrow_leaves=_narrow_everywhere(plan.adapters),
     )
+
+
+def _narrow_everywhere(adapters: Sequence[Adapter]) -> frozenset[str]:
+    """The leaves that no adapter targets wherever they occur; one that does has shown that the base takes that."""
+    leaves = [frozenset(map(leaf_of, adapter.shapes)) for adapter in adapters]
+    wide = (held - adapter.narrow_leaves for held, adapter in zip(leaves, adapters, strict=True))
+    return frozenset().union(*leaves).difference(*wide)

@@ -76,12 +76,12 @@ class MergePlan:
     def notes(self, digests: Sequence[str]) -> tuple[str, ...]:
         """What the adapters say of themselves, and which of them hold the same weights."""
         said = [f"{adapter.name}: {note}" for adapter in self.adapters for note in adapter.notes]
-        # Equal weights are neighbors in canonical order.
+        # Equal weights are neighbors in canonical order; with another config they may have another scale.
         pairs = zip(pairwise(self.adapters), pairwise(digests), strict=True)
         said += [
             f"{first.name} and {second.name} hold the same weights and count as two adapters"
             for (first, second), (left, right) in pairs
-            if left == right
+            if left == right and _config_of(first) == _config_of(second)
         ]
         return tuple(said)
 
@@ -195,8 +195,13 @@ def _canonical_order(adapters: Sequence[Adapter], settings: Mapping[str, ModuleS
     for _, alike in groupby(sorted(range(len(adapters)), key=lambda i: keys[i]), key=lambda i: keys[i]):
         places = list(alike)
         digests = {i: weights_digest(adapters[i]) if len(places) > 1 else "" for i in places}
-        order += sorted(places, key=lambda i: (digests[i], weights[i], adapters[i].name))
+        order += sorted(places, key=lambda i: (digests[i], _config_of(adapters[i]), weights[i], adapters[i].name))
     return tuple(order)
+
+
+def _config_of(adapter: Adapter) -> str:
+    """What tells adapters of equal weights apart: the digest of the config, in which their scales are."""
+    return adapter.source.config_sha256 if adapter.source else ""
 
 
 def _share_params(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from tclora.errors import ConfigError
-from tclora.merging.method import Params, default_weight, parse_params, parse_values
+from tclora.merging.method import MERGE_METHODS, Params, default_weight, parse_params, parse_values
 from tclora.merging.module_patterns import match_modules
 from tclora.merging.weights import resolve_weights
 
@@ -157,6 +157,13 @@ def _paths(override: Override, modules: Sequence[str]) -> Sequence[str]:
 def _with_values(method: str, params: Params | Mapping[str, object] | None, values: Mapping[str, object]) -> Params:
     if params is None or isinstance(params, Mapping):
         return parse_params(method, {**(params or {}), **values})
+    expected = cast(type, MERGE_METHODS.entry(method).facts["params"])
+    if not isinstance(params, expected):
+        raise ConfigError(
+            f"the parameters are not those of {method}",
+            found=type(params).__name__,
+            expected=f"{expected.__name__}, or plain values",
+        )
     return dataclasses.replace(cast(Any, params), **parse_values(method, values)) if values else params
 
 

@@ -9,7 +9,7 @@ from tclora.models.generation import greedy_answers
 from tclora.models.hidden import mean_hidden_states
 from tclora.models.hooks import attached
 from tclora.models.inputs import module_inputs
-from tclora.models.peft_forward import ForwardCheck, compare_forward
+from tclora.models.peft_forward import ForwardCheck, compare_forward, forward_class
 from tclora.models.scoring import (
     TokenBatch,
     batches_by_length,
@@ -54,6 +54,7 @@ __all__ = [
     "compare_forward",
     "complete_prompts",
     "edges_digest",
+    "forward_class",
     "greedy_answers",
     "load_base",
     "local_base_path",

@@ -6,7 +6,8 @@ modules that the base does not have.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tclora.errors import AdapterMismatchError, ConfigError, MissingExtraError
+from tclora.errors import AdapterMismatchError, ConfigError, MissingExtraError, TcLoraError
 from tclora.models.base import quiet_loading
 from tclora.shapes import Float
 
-__all__ = ["ForwardCheck", "compare_forward"]
+__all__ = ["ForwardCheck", "compare_forward", "forward_class"]
 
 N_TOKENS = 32
+_TOKENS = "input_ids"
 
 Deltas = Mapping[str, Callable[[], Float[Tensor, "d_out d_in"]]]
 
@@ -50,7 +52,7 @@ def compare_forward(base: Path, adapter: Path, merged: Deltas, sources: Deltas |
     """
     model = _load(base)
     ids = _tokens(model)
-    plain = model(input_ids=ids).logits
+    plain = _logits(model, ids)
     with torch.random.fork_rng(devices=[]):
         # PEFT draws starting values before it loads the adapter's.
         in_peft = _in_peft(model, adapter, ids)
@@ -64,26 +66,69 @@ def compare_forward(base: Path, adapter: Path, merged: Deltas, sources: Deltas |
     )
 
 
-def _load(base: Path) -> Any:
+def forward_class(base: Path) -> Any:
+    """The class of transformers that the base's config names; nothing is loaded.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        ConfigError: the config is damaged, of no known model, or of one that does not read tokens.
+    """
     try:
-        from transformers import AutoModelForCausalLM
+        import transformers
     except ImportError:
         raise _missing("transformers") from None
+    with _said_of(base), quiet_loading():
+        config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
+    named = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
+    found = getattr(transformers, named, transformers.AutoModelForCausalLM)
+    reads = getattr(found, "main_input_name", _TOKENS)
+    if reads != _TOKENS:
+        raise ConfigError(
+            "the forward check gives a model tokens",
+            where=base,
+            found=f"{named}, which reads {reads}",
+            expected="a model of text",
+            do="leave out --base: the other checks of --verify need none",
+        )
+    return found
+
+
+def _load(base: Path) -> Any:
+    with _said_of(base), quiet_loading():
+        model = forward_class(base).from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    return model.eval()
+
+
+@contextmanager
+def _said_of(base: Path) -> Iterator[None]:
     try:
-        with quiet_loading():
-            model = AutoModelForCausalLM.from_pretrained(
-                base, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
+        yield
+    except TcLoraError:
+        raise
     except Exception as error:  # transformers raises errors of several kinds, by the file at fault
-        first_line = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise ConfigError(
             "the base model cannot be loaded for the forward check",
             where=base,
-            found=f"{type(error).__name__}: {first_line[:300]}",
-            expected="config.json and safetensors weights of a causal language model",
+            found=_first_line(error),
+            expected="config.json and safetensors weights of a model of transformers",
             do="give a folder that holds its weights, or leave out the base",
         ) from None
-    return model.eval()
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).split("\n")[0]
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    """What a model says of tokens: its logits, or the last hidden states of one without a head."""
+    given = {_TOKENS: ids}
+    if model.config.is_encoder_decoder:
+        given["decoder_input_ids"] = ids
+    said = model(**given)
+    return said.logits if hasattr(said, "logits") else said[0]
 
 
 def _in_peft(model: Any, adapter: Path, ids: Tensor) -> Tensor:
@@ -95,8 +140,15 @@ def _in_peft(model: Any, adapter: Path, ids: Tensor) -> Tensor:
     with warnings.catch_warnings():
         # It warns of modules that the adapter's target names reach and its tensors do not; the logits will tell.
         warnings.simplefilter("ignore")
-        wrapped = PeftModel.from_pretrained(model, adapter).eval()
-    logits = wrapped(input_ids=ids).logits
+        try:
+            wrapped = PeftModel.from_pretrained(model, adapter).eval()
+        except Exception as error:  # PEFT raises errors of several kinds
+            raise AdapterMismatchError(
+                "PEFT does not load the merged adapter on this base",
+                found=_first_line(error),
+                do="give the base that the adapters were trained on, or leave out --base",
+            ) from None
+    logits = _logits(wrapped, ids)
     wrapped.unload()
     return logits
 
@@ -109,7 +161,7 @@ def _with_deltas(model: Any, deltas: Deltas, ids: Tensor) -> Tensor:
         kept[path] = module.weight
         # A new parameter and not an addition in place: an embedding may share its weight with the output layer.
         module.weight = torch.nn.Parameter(module.weight + _as_stored(module, delta()).to(module.weight), False)
-    logits = model(input_ids=ids).logits
+    logits = _logits(model, ids)
     for path, weight in kept.items():
         _module(model, path).weight = weight
     return logits

@@ -48,6 +48,7 @@ def cut_rank(adapter: Adapter, rank: int) -> tuple[Adapter, Mapping[str, float]]
             task_type=adapter.task_type,
             source=adapter.source,
             notes=adapter.notes,
+            narrow_leaves=adapter.narrow_leaves,
         ),
         MappingProxyType({path: error for path, (_, error) in cut.items()}),
     )

@@ -57,6 +57,7 @@ def _remade(adapter: Adapter, modules: Mapping[str, LoraFactors]) -> Adapter:
         base_revision=adapter.base_revision,
         task_type=adapter.task_type,
         notes=adapter.notes,
+        narrow_leaves=adapter.narrow_leaves,
     )
 
 

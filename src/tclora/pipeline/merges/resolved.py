@@ -66,5 +66,6 @@ def _typed(method: str, name: str, value: object) -> object:
 
 
 def _named(entry: AdapterEntry, adapter: Adapter) -> AdapterEntry:
-    revision = adapter.source.revision if adapter.source else None
-    return entry.model_copy(update={"sha256": weights_digest(adapter), "revision": revision})
+    source = adapter.source
+    pins = {"revision": source.revision, "config_sha256": source.config_sha256} if source else {"revision": None}
+    return entry.model_copy(update={"sha256": weights_digest(adapter), **pins})

@@ -100,6 +100,8 @@ def _for_all(
         _common(file, at, _NORMALIZE)
     if _SCALE in names:
         values[_SCALE] = _common(file, at, _SCALE)
+    if file.seed is not None and "seed" in names:
+        raise ConfigError("the seed is given twice", where="seed and parameters.seed", do="leave one of them out")
     if file.seed is not None and "seed" in known:
         values["seed"] = dict.fromkeys(at.modules, file.seed)
     same, groups = split_values(values, at.modules)
