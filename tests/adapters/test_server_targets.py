@@ -304,3 +304,21 @@ def test_what_is_said_of_scales_is_what_is_served(r, alpha, q_alpha, q_rank, rsl
     save_adapter(folder, made, r=r, lora_alpha=alpha, use_rslora=rslora, **patterns)
     for server in LOADERS:
         assert verdict_of(findings_of(folder, server)) == expected_verdict(server, "random", folder)
+
+
+def test_tensors_of_another_rank_than_the_config_states_are_refused_by_peft(tmp_path: Path):
+    facts = serving_facts(save_adapter(tmp_path / "a", r=4))
+    (finding,) = (found for found in serving_findings(facts, "peft") if found.severity == "refuse")
+    assert "2 for 4" in str(finding.found)
+    assert not finding.fixable
+
+
+@pytest.mark.parametrize("damage", ["trailing", "empty"])
+def test_a_file_that_no_loader_opens_has_no_facts(tmp_path: Path, damage: str):
+    made = {Q0 + ".lora_A.weight": torch.ones(0, 6), Q0 + ".lora_B.weight": torch.ones(5, 0)}
+    folder = save_adapter(tmp_path / "a", made if damage == "empty" else None)
+    if damage == "trailing":
+        with (folder / "adapter_model.safetensors").open("ab") as file:
+            file.write(b"123456789")
+    with pytest.raises(AdapterError):
+        serving_facts(folder)

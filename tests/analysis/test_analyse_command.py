@@ -195,6 +195,35 @@ def test_adapters_of_one_name_are_told_apart_by_their_folders(library, tmp_path)
     assert result["pairs"][0]["cosine"] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("cp_rank", [3, 8, 100_000])
+def test_equal_adapters_have_no_interference_of_components(library, tmp_path, n, cp_rank):
+    """Whatever more components there are than one adapter needs; a hundred thousand take no more memory than enough."""
+    copies = [shutil.copytree(library[0][0], tmp_path / f"copy-{i}") for i in range(n)]
+    done = tclora("analyse", *copies, "--cp-rank", cp_rank, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    modules = json.loads(done.stdout)["modules"]
+    for module in modules.values() if isinstance(modules, dict) else modules:
+        assert module["cp"]["sti_ratio"] == pytest.approx(0, abs=1e-9)
+        assert module["cp"]["fit"] == pytest.approx(1, abs=1e-6)
+
+
+def test_what_comes_into_being_at_the_output_meanwhile_is_spared(library, tmp_path, monkeypatch):
+    from tclora.pipeline import analyse_folders as door
+
+    fill = door.fill_analysis_folder
+
+    def meanwhile(analysis, staging, **about):
+        (tmp_path / "out" / "mine").mkdir(parents=True, exist_ok=True)
+        fill(analysis, staging, **about)
+
+    monkeypatch.setattr(door, "fill_analysis_folder", meanwhile)
+    for words in ([], ["--overwrite"]):
+        done = tclora("analyse", *library[0], "-o", tmp_path / "out", *words)
+        assert done.returncode == 2
+        assert (tmp_path / "out" / "mine").is_dir()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

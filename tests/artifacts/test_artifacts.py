@@ -1,5 +1,6 @@
 """Atomic writes, staged folders, manifests and locks: what a kill at any moment may leave behind."""
 
+import errno
 import json
 import os
 import subprocess
@@ -69,6 +70,19 @@ def test_a_staged_folder_appears_whole(tmp_path):
         assert not (tmp_path / "out").exists()
     assert names(tmp_path / "out") == ["a"]
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(("number", "named"), [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.ENOENT, False)])
+def test_a_full_disk_is_named_by_the_output_and_other_failures_are_not_its(tmp_path, number, named):
+    with pytest.raises(ArtifactError if named else OSError) as raised, staged_folder(tmp_path / "out"):
+        raise OSError(number, os.strerror(number))
+    assert (str(tmp_path / "out") in str(raised.value)) == named
+    assert names(tmp_path) == []
+
+
+def test_a_name_that_is_not_text_is_refused_before_any_work(tmp_path):
+    with pytest.raises(OutputExistsError, match="not text"):
+        staged_folder(tmp_path / os.fsdecode(b"caf\xe9")).__enter__()
 
 
 def test_a_failure_leaves_nothing(tmp_path):

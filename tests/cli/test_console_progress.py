@@ -2,7 +2,19 @@
 
 import pytest
 
-from tclora.cli.console import PlainProgress
+from tclora.cli.console import PlainProgress, progress_for, stop_bars
+
+
+def test_the_terminal_is_given_back_however_the_command_ends(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    bars = progress_for(quiet=False)
+    bars.begin("merge")
+    bars.step("merge", 1, 5)
+    stop_bars()
+    drawn = capsys.readouterr().err
+    assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") == 1
 
 
 @pytest.fixture

@@ -142,6 +142,49 @@ def test_an_update_that_rounding_destroys_is_said_and_one_that_it_keeps_is_not(l
         assert "rounding" not in fine.stderr
 
 
+@pytest.mark.parametrize("how", ["replaced", "written to"])
+def test_weights_that_change_during_the_merge_are_refused(library, monkeypatch, how):
+    from tclora.pipeline.merges import folders as door
+
+    merge = door.merge_adapters
+    file = Path("A/adapter_model.safetensors")
+
+    def meanwhile(*args, **about):
+        if how == "replaced":
+            shutil.copy("B/adapter_model.safetensors", "new")
+            Path("new").rename(file)
+        else:
+            file.write_bytes(file.read_bytes())
+        return merge(*args, **about)
+
+    monkeypatch.setattr(door, "merge_adapters", meanwhile)
+    done = tclora("merge", "A", "B", "-o", "out", "--method", "mean")
+    assert "was changed while it was in use" in done.stderr
+    assert done.returncode == 2
+    assert not Path("out").exists()
+
+
+def test_an_output_inside_an_adapter_is_refused(library):
+    done = tclora("merge", "A", "B", "-o", "A/out")
+    assert (done.returncode, "inside it" in done.stderr) == (2, True)
+
+
+def test_what_appears_in_the_output_meanwhile_is_spared(library, monkeypatch):
+    from tclora.pipeline.merges import folders as door
+
+    merged("A", "B", "-o", "out", "--method", "mean")
+    merge = door.merge_adapters
+
+    def meanwhile(*args, **about):
+        Path("out/checkpoint-9").mkdir(exist_ok=True)
+        return merge(*args, **about)
+
+    monkeypatch.setattr(door, "merge_adapters", meanwhile)
+    done = tclora("merge", "A", "C", "-o", "out", "--method", "mean", "--overwrite")
+    assert done.returncode == 2
+    assert Path("out/checkpoint-9").is_dir()
+
+
 def test_flags_win_over_the_file(library):
     text = (
         "merge_method: tc_lora\nparameters: {cp_rank: 9, weight: 3, scale: 5}\nseed: 1\ndtype: fp16\nmodels:\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -37,6 +38,28 @@ def test_idle_threads_of_an_executor_do_not_hold_it_up():
     body = "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2); pool.submit(print, 'done')"
     done = end(body)
     assert (done.returncode, done.stdout) == (0, "done\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_import_ends_the_command_after_it(number, tmp_path):
+    """The making of an extension module swallows what a handler raises; here a module stands in for it."""
+    body = (
+        f"import os\ntry:\n    os.kill(os.getpid(), {int(number)}); sum(range(10**6))\nexcept BaseException:\n    pass"
+    )
+    (tmp_path / "swallows.py").write_text(body)
+    code = f"""
+import sys, time
+from tclora.cli import app
+sys.path.insert(0, {str(tmp_path)!r})
+def work(**about):
+    import swallows
+    for _ in range(1000): time.sleep(0.01)
+app.app = work
+app.entry()
+"""
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 128 + number
+    assert done.stderr.count("stopped by") == 1
 
 
 @pytest.mark.parametrize("size", [5, 5_000])

@@ -14,7 +14,9 @@ from typing import Any
 from tclora.artifacts import known_sha256
 from tclora.errors import AdapterError
 
-__all__ = ["file_key", "file_sha256", "file_size", "parse_json", "read_bounded"]
+__all__ = ["FileState", "file_key", "file_sha256", "file_size", "file_state", "parse_json", "read_bounded"]
+
+FileState = tuple[int, int, int, int]
 
 _KEY_PIECES, _KEY_BYTES = 17, 65536
 
@@ -45,6 +47,17 @@ def file_size(path: Path) -> int:
             expected="a regular file, or a link to one",
         )
     return status.st_size
+
+
+def file_state(path: Path) -> FileState:
+    """What changes when a file is replaced or written to: its place on the disk, its size and its time.
+
+    Raises:
+        AdapterError: it is gone, or no regular file.
+    """
+    file_size(path)
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def file_key(path: Path) -> str:

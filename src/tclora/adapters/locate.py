@@ -88,6 +88,10 @@ def _missing(folder: Path, name: str) -> AdapterError:
             do="if you trust where it came from, load it with PEFT and call "
             "model.save_pretrained(new_folder, safe_serialization=True)",
         )
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return AdapterError(
+            "the adapter's folder cannot be read", where=folder, found="no permission", do="ask for it, or copy it"
+        )
     inside = _adapters_inside(folder)
     advice = f"one of its sub-folders may be meant: {', '.join(inside)}" if inside else "check the path"
     return AdapterError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 import torch
 
 from tclora.adapters.factors import LoraFactors, check_finite
-from tclora.adapters.files import file_key, file_sha256
+from tclora.adapters.files import FileState, file_key, file_sha256, file_state
 from tclora.errors import AdapterError
 
 __all__ = [
@@ -63,11 +63,32 @@ class AdapterSource:
     folder: str
     revision: str | None
     config_sha256: str
+    state: FileState | None = None
+    """Of `adapter_model.safetensors` when it was opened."""
 
     @property
     def weights_sha256(self) -> str:
-        """The sha256 of `adapter_model.safetensors`, computed when first asked for."""
-        return file_sha256(Path(self.folder) / "adapter_model.safetensors")
+        """The sha256 of `adapter_model.safetensors`, computed when first asked for.
+
+        Raises:
+            AdapterError: the file is not the one that was opened any more.
+        """
+        digest = file_sha256(Path(self.folder) / "adapter_model.safetensors")
+        self.check_unchanged()
+        return digest
+
+    def check_unchanged(self) -> None:
+        """Refuse weights that were replaced or written to since they were opened.
+
+        Raises:
+            AdapterError: they were.
+        """
+        if self.state is not None and file_state(Path(self.folder) / "adapter_model.safetensors") != self.state:
+            raise AdapterError(
+                "adapter_model.safetensors was changed while it was in use",
+                where=self.folder,
+                do="run it again when nobody writes to it",
+            )
 
 
 class About(TypedDict, total=False):

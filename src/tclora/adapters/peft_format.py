@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tclora.adapters.config import CONFIG_FILE, LoraConfig, parse_config, read_config
-from tclora.adapters.files import read_bounded
+from tclora.adapters.files import FileState, file_state, read_bounded
 from tclora.adapters.keys import KeyTable, sort_keys
 from tclora.adapters.locate import WEIGHTS_FILE, Located, locate
 from tclora.adapters.lora import Adapter, AdapterSource
@@ -55,6 +55,7 @@ def read_adapter(source: str | Path, *, name: str | None = None, revision: str |
     Source: Hu et al. 2021, arXiv 2106.09685, section 4.1; rsLoRA, arXiv 2312.03732.
     """
     located = locate(source, revision=revision)
+    state = file_state(located.folder / WEIGHTS_FILE)
     scan = scan_adapter(located.folder)
     if scan.refusals or scan.config is None or scan.scales is None:
         raise scan.refusals[0]
@@ -66,7 +67,7 @@ def read_adapter(source: str | Path, *, name: str | None = None, revision: str |
         base_model=scan.config.base_model,
         base_revision=scan.config.base_revision,
         task_type=scan.config.task_type,
-        source=_source(str(source), located),
+        source=_source(str(source), located, state),
         narrow_leaves=narrow_leaves(scan.config, scan.table.modules),
         notes=scan.table.notes + tuple(target_notes(scan.config, list(scan.table.modules))),
     )
@@ -119,6 +120,6 @@ def _tied_refusals(config: LoraConfig, table: KeyTable, folder: Path) -> list[Ad
     ]
 
 
-def _source(typed: str, located: Located) -> AdapterSource:
+def _source(typed: str, located: Located, state: FileState) -> AdapterSource:
     config = read_bounded(located.folder / CONFIG_FILE, 2**30)
-    return AdapterSource(typed, str(located.folder), located.revision, hashlib.sha256(config).hexdigest())
+    return AdapterSource(typed, str(located.folder), located.revision, hashlib.sha256(config).hexdigest(), state)

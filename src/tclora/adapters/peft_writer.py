@@ -25,7 +25,7 @@ from tclora.adapters.output_place import refuse_existing
 from tclora.adapters.targets import minimal_targets
 from tclora.adapters.threads import map_in_threads
 from tclora.adapters.weights_writer import STORED_DTYPES, write_tensors
-from tclora.artifacts import named_refusals, staged_folder, write_bytes
+from tclora.artifacts import staged_folder, write_bytes
 from tclora.errors import AdapterError, ConfigError
 
 __all__ = ["CARD_FILE", "fill_adapter_folder", "write_adapter"]
@@ -94,13 +94,12 @@ def fill_adapter_folder(
     _check_dtype(dtype)
     rank = _common_rank(adapter, rank)
     config = json.dumps(_config(adapter, rank), indent=2, sort_keys=True) + "\n"
-    with named_refusals(folder):
-        rounding: dict[str, float] = {}
-        tensors = _stored_tensors(adapter, rank, dtype, rounding)
-        write_tensors(folder / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
-        write_bytes(folder / CONFIG_FILE, config.encode())
-        if card is not None:
-            write_bytes(folder / CARD_FILE, card.encode())
+    rounding: dict[str, float] = {}
+    tensors = _stored_tensors(adapter, rank, dtype, rounding)
+    write_tensors(folder / WEIGHTS_FILE, _stored_shapes(adapter, rank), dtype, tensors)
+    write_bytes(folder / CONFIG_FILE, config.encode())
+    if card is not None:
+        write_bytes(folder / CARD_FILE, card.encode())
     return rounding
 
 

@@ -14,7 +14,7 @@ from tclora.adapters.keys import ModuleKeys
 from tclora.adapters.patterns import PatternTable, UnsupportedPatternError
 from tclora.errors import AdapterError
 
-__all__ = ["module_scales", "scale_rule"]
+__all__ = ["module_scales", "other_ranks", "scale_rule"]
 
 
 def module_scales(config: LoraConfig, modules: Mapping[str, ModuleKeys], *, where: object) -> dict[str, float]:
@@ -37,6 +37,22 @@ def module_scales(config: LoraConfig, modules: Mapping[str, ModuleKeys], *, wher
         ) from None
 
 
+def other_ranks(config: LoraConfig, modules: Mapping[str, ModuleKeys]) -> list[str]:
+    """The modules whose tensors are not of the rank that the config states for them, each in words.
+
+    Raises:
+        UnsupportedPatternError: a pattern cannot be matched in bounded time.
+    """
+    ranks = PatternTable.of(config.rank_pattern)
+    stated = ((path, keys.shape.r, _rank(config, path, ranks)) for path, keys in modules.items())
+    return [f"{path}: {r} for {expected}" for path, r, expected in stated if r != expected]
+
+
+def _rank(config: LoraConfig, path: str, ranks: PatternTable) -> int:
+    key = ranks.key_for(path)
+    return config.r if key is None else config.rank_pattern[key]
+
+
 def scale_rule(config: LoraConfig) -> str:
     """The rule in words, for people."""
     patterns = [name for name in ("rank_pattern", "alpha_pattern") if getattr(config, name)]
@@ -49,7 +65,7 @@ def _scale(
     config: LoraConfig, path: str, keys: ModuleKeys, ranks: PatternTable, alphas: PatternTable, where: object
 ) -> float:
     rank_key, alpha_key = ranks.key_for(path), alphas.key_for(path)
-    r = config.r if rank_key is None else config.rank_pattern[rank_key]
+    r = _rank(config, path, ranks)
     alpha = config.alpha if alpha_key is None else config.alpha_pattern[alpha_key]
     if r != keys.shape.r:
         raise AdapterError(

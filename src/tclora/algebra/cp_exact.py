@@ -21,6 +21,8 @@ __all__ = ["Terms", "solve_directly"]
 
 # Relative to a core of unit norm: far above rounding, far below what any fit can notice.
 _NEGLIGIBLE = 1e-12
+# What is left of it between equal adapters whose coordinates came through float32 Gram matrices.
+_ALIKE = 1e-6
 _N_VIEWS = 8
 
 Terms = tuple[Tensor, Tensor, Tensor]
@@ -41,13 +43,13 @@ def solve_directly(slices: Slices, cp_rank: int) -> list[Terms | None]:
 
 
 def _solved(core: Tensor, cp_rank: int, *, few: bool) -> Terms | None:
-    for mode in (2, 0, 1):
-        direction = _only_direction(core, mode)
+    for mode, alike in ((2, _ALIKE), (0, _NEGLIGIBLE), (1, _NEGLIGIBLE)):
+        direction = _only_direction(core, mode, alike)
         if direction is not None:
             return _matrix_terms(core, mode, direction, cp_rank)
-    for mode in (2, 0, 1):
+    for mode, alike in ((2, _NEGLIGIBLE), (2, _ALIKE), (0, _NEGLIGIBLE), (1, _NEGLIGIBLE)):
         if (mode == 2 and few) or (mode != 2 and _surely_few(core, mode, cp_rank)):
-            terms = _slice_terms(core, mode, cp_rank)
+            terms = _slice_terms(core, mode, cp_rank, alike)
             if terms is not None:
                 return terms
     return None
@@ -85,13 +87,13 @@ def _short_modes(slices: Slices, cp_rank: int) -> Bool[Tensor, " m"]:
     return one | (p * q.clamp(max=slices.n) <= cp_rank) | (q * p.clamp(max=slices.n) <= cp_rank)
 
 
-def _only_direction(core: Tensor, mode: int) -> Tensor | None:
+def _only_direction(core: Tensor, mode: int, alike: float) -> Tensor | None:
     """The unit vector of a mode along which the whole core lies, if there is one."""
     unfolding = core.movedim(mode, 0).flatten(1)
     column = unfolding[:, torch.linalg.vector_norm(unfolding, dim=0).argmax()]
     unit = column / torch.linalg.vector_norm(column)
     rest = unfolding - unit[:, None] * (unit @ unfolding)
-    return unit if torch.linalg.vector_norm(rest) <= _NEGLIGIBLE else None
+    return unit if torch.linalg.vector_norm(rest) <= alike else None
 
 
 def _matrix_terms(core: Tensor, mode: int, direction: Tensor, cp_rank: int) -> Terms:
@@ -107,9 +109,9 @@ def _surely_few(core: Tensor, mode: int, cp_rank: int) -> bool:
     return core.shape[mode] * min(others) <= cp_rank
 
 
-def _slice_terms(core: Tensor, mode: int, cp_rank: int) -> Terms | None:
+def _slice_terms(core: Tensor, mode: int, cp_rank: int, alike: float) -> Terms | None:
     """The singular triplets of the slices of a mode, proportional slices as one; None if more than `cp_rank`."""
-    groups, pieces = _proportional_groups(core.movedim(mode, 0)), []
+    groups, pieces = _proportional_groups(core.movedim(mode, 0), alike), []
     for owners, matrix in groups:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         kept = int((s > _NEGLIGIBLE).sum())
@@ -120,7 +122,7 @@ def _slice_terms(core: Tensor, mode: int, cp_rank: int) -> Terms | None:
     return _placed([left, right], sizes, mode, cp_rank)
 
 
-def _proportional_groups(slices: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _proportional_groups(slices: Tensor, alike: float) -> list[tuple[Tensor, Tensor]]:
     """Unit vectors over the slices and one matrix each, whose outer products add up to the slices."""
     left, groups = [i for i in range(len(slices)) if slices[i].any()], []
     while left:
@@ -128,7 +130,7 @@ def _proportional_groups(slices: Tensor) -> list[tuple[Tensor, Tensor]]:
         unit = slices[first] / torch.linalg.matrix_norm(slices[first])
         share = (slices * unit).sum(dim=(1, 2))
         rest = torch.linalg.matrix_norm(slices - share[:, None, None] * unit)
-        members = [i for i in left if rest[i] <= _NEGLIGIBLE]
+        members = [i for i in left if rest[i] <= alike]
         owners = torch.zeros_like(share)
         owners[members] = share[members]
         size = torch.linalg.vector_norm(owners)

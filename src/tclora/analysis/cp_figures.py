@@ -28,7 +28,8 @@ def fit_cp(compressed: CompressedStack, settings: AnalysisSettings) -> dict[int,
     return {
         rank: cp_als(
             compressed,
-            rank,
+            # Beyond the sum of the ranks all terms are zeros.
+            min(rank, max(1, compressed.out_blocks.shape[2])),
             max_iter=settings.max_iter,
             n_starts=settings.n_starts,
             n_finalists=1,

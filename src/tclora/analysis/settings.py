@@ -7,6 +7,10 @@ from tclora.errors import ConfigError
 __all__ = ["AnalysisSettings"]
 
 
+# What the command line calls them.
+_FLAGS = {"cp_rank": "--cp-rank", "n_starts": "--starts", "max_iter": "--sweeps"}
+
+
 @dataclass(frozen=True)
 class AnalysisSettings:
     """`cp_rank`: terms of the CP model whose interference is measured; None fits none, which takes a quarter less time.
@@ -30,7 +34,9 @@ class AnalysisSettings:
         for name, low in (("cp_rank", 1), ("n_starts", 0), ("max_iter", 1), ("grid", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < low:
-                raise ConfigError(f"'{name}' of an analysis is too small", found=value, expected=f">= {low}")
+                flag = _FLAGS.get(name, f"--{name}")
+                expected = f">= {low}" + (", or 0 for no CP model" if name == "cp_rank" else "")
+                raise ConfigError(f"'{name}' of an analysis is too small", where=flag, found=value, expected=expected)
 
     @property
     def fits_models(self) -> bool:

@@ -5,6 +5,7 @@ writer leaves hidden folders only; the next writer of the same place removes tho
 aside. The kernel drops the lock of a killed writer, so nothing of a living one is ever touched.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -17,6 +18,8 @@ from tclora.artifacts.files import fsync_folder, named_refusals, partial_name, p
 from tclora.errors import OutputExistsError
 
 __all__ = ["is_free", "refuse_taken", "remove_partials", "staged_folder"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
@@ -39,13 +42,26 @@ def staged_folder(destination: Path, *, overwrite: bool = False) -> Iterator[Pat
         staging.mkdir()
     with _held(staging):
         try:
-            yield staging
+            with _named_full_disk(destination):
+                yield staging
             with named_refusals(destination):
                 _fsync_tree(staging)
                 refuse_taken(destination, overwrite=overwrite)
                 _swap(staging, place)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _named_full_disk(destination: Path) -> Iterator[None]:
+    """Name the output where whoever fills the folder finds no room; what else fails is not the output's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        with named_refusals(destination):
             raise
 
 
@@ -67,6 +83,10 @@ def refuse_taken(destination: Path, *, overwrite: bool) -> None:
         OutputExistsError: something is there and `overwrite` is false; or, with it too, no folder can be renamed to it.
     """
     with named_refusals(destination):
+        if os.fsencode(destination).decode(errors="replace") != str(destination):
+            _refuse(
+                destination, "the output's name is not text", "a name in UTF-8, and a locale for it", "choose another"
+            )
         if _runs_in(destination):
             # Its shell would go on in the folder that was replaced, and see nothing.
             _refuse(destination, "the output is the folder that this runs in", "a new place", "name a folder inside it")
@@ -148,6 +168,9 @@ def _swap(staging: Path, destination: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        # A folder that may not be written to could be renamed all the same.
+        with suppress(OSError):
+            path.chmod(0o700)
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)

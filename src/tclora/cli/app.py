@@ -8,12 +8,14 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
 
 from tclora.cli.analyse import analyse
 from tclora.cli.check import check
+from tclora.cli.console import stop_bars
 from tclora.cli.evaluate import evaluate
 from tclora.cli.experiment import experiment
 from tclora.cli.export_jobs import export_jobs
@@ -30,6 +32,9 @@ from tclora.cli.tasks import tasks
 from tclora.errors import ConfigError, TcLoraError, printable
 
 __all__ = ["app", "entry", "main"]
+
+# How soon to look again whether an import is over.
+_AGAIN_S = 0.02
 
 app = typer.Typer(
     help="Many LoRA adapters to one: clustered training and tensorized merging (TC-LoRA).",
@@ -82,8 +87,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _status(words: list[str]) -> int:
     try:
-        # Usage errors and plain exits end in SystemExit here, with status 2 or the one asked for.
-        app(args=words, prog_name="tclora")
+        try:
+            # Usage errors and plain exits end in SystemExit here, with status 2 or the one asked for.
+            app(args=words, prog_name="tclora")
+        finally:
+            stop_bars()
     except TcLoraError as error:
         return _told(error, words)
     except SystemExit as stop:
@@ -126,8 +134,27 @@ def _put(stream: Any, text: str) -> None:
         stream.flush()
 
 
-def _stopped(number: int, frame: object) -> None:
+def _stopped(number: int, frame: FrameType | None) -> None:
     # A second signal ends the process at once.
     signal.signal(number, signal.SIG_DFL)
     _put(sys.stderr, f"stopped by {signal.Signals(number).name}; run the same command again to go on\n")
-    raise SystemExit(128 + number)
+    _stop(number, frame)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Leave from here, or a little later where a module is being imported.
+
+    The making of an extension module loses the exception, or is left half done for ever.
+    """
+    if not _imports(frame):
+        raise SystemExit(128 + number)
+    signal.signal(signal.SIGALRM, lambda _, later: _stop(number, later))
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -4,9 +4,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-__all__ = ["PlainProgress", "emit_json", "progress_for", "show_table"]
+__all__ = ["PlainProgress", "emit_json", "progress_for", "show_table", "stop_bars"]
+
+_drawn: list["BarProgress"] = []
 
 
 class PlainProgress:
@@ -69,6 +72,7 @@ class BarProgress:
         what = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn())
         self._bars = Progress(*what, _rate_column(), TimeRemainingColumn(), console=self._console, transient=True)
         self._tasks: dict[str, Any] = {}
+        _drawn.append(self)
 
     def begin(self, stage: str) -> None:
         """Start drawing."""
@@ -84,9 +88,13 @@ class BarProgress:
         if done >= total:
             self._bars.remove_task(self._tasks.pop(label))
 
+    def stop(self) -> None:
+        """Stop drawing, and show the cursor again."""
+        self._bars.stop()
+
     def end(self, stage: str, *, wall_s: float, skipped: bool) -> None:
         """Stop drawing and leave one line."""
-        self._bars.stop()
+        self.stop()
         self._console.print(f"  {stage}: {'unchanged' if skipped else f'done in {wall_s:.1f} s'}")
 
     def note(self, text: str) -> None:
@@ -108,6 +116,14 @@ def _rate_column() -> Any:
             return Text(f"{task.speed:.3g}/s" if task.speed else "", style="progress.data.speed")
 
     return Rate()
+
+
+def stop_bars() -> None:
+    """Give the terminal back as it was, however the command ends."""
+    while _drawn:
+        # Nobody may be reading any more.
+        with suppress(OSError, ValueError):
+            _drawn.pop().stop()
 
 
 def progress_for(quiet: bool):

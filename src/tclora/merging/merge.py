@@ -115,6 +115,9 @@ def merge_adapters(  # noqa: PLR0913 - the one call a library user makes; all bu
             if on_progress:
                 on_progress(len(merged.modules), plan.n_modules)
         digests = tuple(digests)
+    for adapter in plan.adapters:
+        if adapter.source is not None:
+            adapter.source.check_unchanged()
     return MergeResult(
         adapter=_as_adapter(name, merged, plan),
         method=MERGE_METHODS.entry(method).name,

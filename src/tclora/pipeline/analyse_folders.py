@@ -68,6 +68,8 @@ def analyse_folders(request: AnalyseRequest, progress: Progress | None = None) -
     if request.out is not None:
         with staged_folder(Path(request.out), overwrite=request.overwrite) as staging:
             fill_analysis_folder(analysis, staging, command=request.command)
+            # What came into being there meanwhile is spared as well.
+            _check_output(request)
     wall_s = time.monotonic() - start
     told.end("analyse", wall_s=wall_s, skipped=False)
     return AnalyseResult(analysis, request.out, wall_s)

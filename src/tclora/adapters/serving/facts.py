@@ -19,6 +19,7 @@ from tclora.adapters.locate import WEIGHTS_FILE, locate
 from tclora.adapters.peft_format import scan_adapter
 from tclora.adapters.scaling import module_scales
 from tclora.adapters.serving.findings import some
+from tclora.adapters.stored_modules import open_tensors
 from tclora.adapters.targets import leaf_of
 from tclora.adapters.unsupported import BASE_CHANGING_INITS
 from tclora.adapters.weights_file import read_header
@@ -120,6 +121,11 @@ def serving_facts(source: str | Path, *, base: BaseShapes | None = None) -> Serv
     """
     folder = locate(source).folder
     raw, header = read_config(folder), read_header(folder / WEIGHTS_FILE)
+    # The header may be sound and the data not.
+    open_tensors(folder / WEIGHTS_FILE)
+    empty = next((name for name, info in header.items() if 0 in info.shape), None)
+    if empty is not None:
+        raise AdapterError(f"{empty} holds nothing", where=folder, found=f"shape {header[empty].shape}")
     scan = scan_adapter(folder)
     scales = _scales(scan.config, scan.table.modules, folder)
     return ServingFacts(folder, raw, scan.config, tuple(header), scan.table.modules, scales, base)

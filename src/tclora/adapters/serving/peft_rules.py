@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tclora.adapters.keys import tensor_names
 from tclora.adapters.patterns import UnsupportedPatternError
+from tclora.adapters.scaling import other_ranks
 from tclora.adapters.serving.facts import ServingFacts
 from tclora.adapters.serving.findings import Finding, some
 from tclora.adapters.serving.servers import SERVERS
@@ -45,8 +46,23 @@ _NEVER = "not in 0.21"
 
 @SERVERS.register("peft", source="PEFT 0.5 to 0.21.2: peft/config.py, peft/utils/save_and_load.py")
 def peft_rules(facts: ServingFacts, max_rank: int | None) -> Iterable[Finding]:
-    """PEFT: dropped tensors, targets without tensors, and fields that older versions do not know."""
-    return [*_dropped(facts), *_renamed(facts), *_absent(facts), *_newer_fields(facts)]
+    """PEFT: tensors of other ranks, dropped tensors, targets without tensors, fields that are new."""
+    return [*_other_ranks(facts), *_dropped(facts), *_renamed(facts), *_absent(facts), *_newer_fields(facts)]
+
+
+def _other_ranks(facts: ServingFacts) -> Iterable[Finding]:
+    try:
+        other = other_ranks(facts.config, facts.modules) if facts.config else []
+    except UnsupportedPatternError:
+        return
+    if other:
+        yield Finding(
+            "refuse",
+            "tensors are not of the rank that the config states, and do not fit the ones PEFT makes for them",
+            found=some(other),
+            expected="the config that was saved with these tensors",
+            fixable=False,
+        )
 
 
 def _dropped(facts: ServingFacts) -> Iterable[Finding]:

@@ -134,7 +134,8 @@ def tc_lora(stack: ModuleStack, params: TcLoraParams, adapter_weights: Float[Ten
 def _fit(compressed: CompressedStack, params: TcLoraParams) -> CpFit:
     solve = _solver(params)
     if isinstance(params.cp_rank, int):
-        return solve(compressed, params.cp_rank)
+        # The stack is the sum of as many terms as its ranks add up to; more would be zeros.
+        return solve(compressed, min(params.cp_rank, max(1, sum(compressed.ranks))))
     rule = parse_rank_rule(params.cp_rank)
     if rule.energy is not None:
         return fit_to_energy(compressed, rule.energy, solve=solve)

@@ -175,8 +175,10 @@ def _check_outputs(request: FixRequest, plans: Sequence[_Plan]) -> None:
         seen[plan.out] = plan.source
         refuse_existing(plan.out, overwrite=request.overwrite)
         for source in request.adapters:
-            if Path(source).exists() and Path(source).resolve() == plan.out.resolve():
-                raise ConfigError("the output is one of the adapters", where=plan.out, do="choose another output")
+            if Path(source).exists() and plan.out.resolve().is_relative_to(Path(source).resolve()):
+                raise ConfigError(
+                    "the output is one of the adapters, or inside it", where=plan.out, do="choose another output"
+                )
 
 
 def _write(request: FixRequest, plan: _Plan, servers: Sequence[str], shapes: BaseShapes | None) -> FixedCopy:
@@ -191,6 +193,8 @@ def _write(request: FixRequest, plan: _Plan, servers: Sequence[str], shapes: Bas
         if broken:
             raise _beyond(plan.adapter.name, plan.source, broken)
         distances = module_distances(read_adapter(staging), plan.adapter)
+        # What came into being there meanwhile is spared as well.
+        refuse_existing(plan.out, overwrite=request.overwrite)
     return FixedCopy(
         adapter=plan.adapter.name,
         source=plan.source,

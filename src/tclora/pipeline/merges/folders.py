@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tclora.adapters import Adapter
+from tclora.adapters import Adapter, refuse_existing
 from tclora.artifacts import staged_folder, write_bytes
 from tclora.config import dump_merge_file
 from tclora.merging import MergeResult, merge_adapters, plan_merge
@@ -53,6 +53,8 @@ def merge_folders(request: MergeRequest, progress: Progress | None = None) -> Me
             from tclora.pipeline.merges.verify import verify_merge
 
             record = add_verified(staging, record, verify_merge(staging, prepared, result, told))
+        # What came into being there meanwhile is spared as well.
+        refuse_existing(Path(request.out), overwrite=request.overwrite)
     for note in record.notes:
         told.note(note)
     told.end("merge", wall_s=record.wall_s, skipped=False)

@@ -146,5 +146,6 @@ def _refuse_other(entry: AdapterEntry, key: str, what: str, expected: str, found
 
 def _refuse_own_output(sources: Sequence[str], out: str) -> None:
     for source in sources:
-        if Path(source).exists() and Path(source).resolve() == Path(out).resolve():
-            raise ConfigError("the output is one of the adapters", where=out, do="choose another output")
+        place = Path(source)
+        if place.exists() and Path(out).resolve().is_relative_to(place.resolve()):
+            raise ConfigError("the output is one of the adapters, or inside it", where=out, do="choose another output")
