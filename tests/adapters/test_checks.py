@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tclora.adapters import (
     Adapter,
     LoraFactors,
+    ModuleShape,
     base_shapes,
     check_against_base,
     check_mergeable,
@@ -169,6 +170,17 @@ def test_a_transposed_update_fits_only_where_weights_are_stored_so(tmp_path: Pat
         else:
             with pytest.raises(AdapterMismatchError, match="does not fit"):
                 check_against_base(adapter, shapes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_weights_in_memory_have_a_digest_in_every_dtype_and_layout(dtype: torch.dtype):
+    # A transposed row is contiguous, and its last stride is not 1.
+    layouts = [(torch.ones(1, 6), torch.ones(1, 5).T), (torch.ones(6, 1).T, torch.ones(5, 1))]
+    digests = set()
+    for lora_a, lora_b in layouts:
+        modules = {"q": LoraFactors(lora_a.to(dtype), lora_b.to(dtype))}
+        digests.add(weights_digest(Adapter("a", modules, {"q": ModuleShape(5, 6, 1)})))
+    assert len(digests) == 1
 
 
 NAMES = [

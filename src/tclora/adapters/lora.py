@@ -193,8 +193,9 @@ def weights_digest(adapter: Adapter) -> str:
         digest.update(f"{path}\0{shape}\0".encode())
         for tensor in (adapter.modules[path].lora_a, adapter.modules[path].lora_b):
             digest.update(f"{tensor.dtype}\0".encode())
-            # As bytes: numpy has no bfloat16.
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            # As integers of that size: numpy has no bfloat16.
+            plain = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+            digest.update(plain.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
