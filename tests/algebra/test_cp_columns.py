@@ -97,3 +97,14 @@ def test_problems_of_either_kind_in_one_batch_are_solved_as_if_alone(monkeypatch
         alone = ModuleStack((name,), stack.out_stack[j : j + 1], stack.in_stack[j : j + 1], stack.ranks)
         fit = cp_als(compress_stack(alone), 5, n_starts=1)
         torch.testing.assert_close(both.relative_error[j : j + 1], fit.relative_error, rtol=0, atol=1e-5)
+
+
+def test_more_columns_than_dimensions_make_no_gram_matrices(monkeypatch):
+    """They would be larger than the stack, and say nothing."""
+    monkeypatch.setattr(cp, "_MANY", 1)
+    monkeypatch.setattr(cp, "with_grams", lambda _: pytest.fail("Gram matrices were made"))
+    generator = torch.Generator().manual_seed(0)
+    out_stack, in_stack = (torch.randn(2, d, 40, generator=generator) for d in (12, 30))
+    stack = ModuleStack(("a", "b"), out_stack, in_stack, (10, 10, 10, 10))
+    fit = cp_als(compress_stack(stack), 4, max_iter=5, n_starts=1)
+    assert bool((fit.relative_error < 1).all())

@@ -152,8 +152,12 @@ def _swept_alike(slices: Slices, left: Tensor) -> Iterator[tuple[Tensor, Slices]
         yield few, slices.take(few)
     left = left[many]
     if len(left):
-        single = with_grams(slices.take(left).to(torch.float32))
-        apart = columns_apart(single)
+        single = slices.take(left).to(torch.float32)
+        # More columns than dimensions are never apart, and their Gram matrices would be larger than they are.
+        apart = torch.zeros_like(left, dtype=torch.bool)
+        if single.out_blocks.shape[2] <= min(single.out_blocks.shape[1], single.in_blocks.shape[1]):
+            single = with_grams(single)
+            apart = columns_apart(single)
         for part, quick in ((apart, single), (~apart, replace(single, grams=None))):
             if part.any():
                 yield left[part], quick.take(part)
