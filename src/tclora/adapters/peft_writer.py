@@ -8,7 +8,7 @@ values that the target dtype cannot hold. The folder appears whole or not at all
 
 import json
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,9 @@ def write_adapter(
     refuse_existing(folder, overwrite=overwrite)
     _check_dtype(dtype)
     rank = _common_rank(adapter, rank)
-    with staged_folder(folder, overwrite=overwrite) as staging:
+    again = partial(refuse_existing, folder, overwrite=overwrite)
+    with staged_folder(folder, overwrite=overwrite, refuse=again) as staging:
         fill_adapter_folder(adapter, staging, dtype=dtype, rank=rank, card=card)
-        # What came into being meanwhile is spared as well.
-        refuse_existing(folder, overwrite=overwrite)
     return folder
 
 

@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -23,10 +23,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
-def staged_folder(destination: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(
+    destination: Path, *, overwrite: bool = False, refuse: Callable[[], None] | None = None
+) -> Iterator[Path]:
     """Yield an empty folder that becomes `destination` when the block ends without an error.
 
-    With `overwrite` the old folder is removed only after the new one is complete and on disk.
+    With `overwrite` the old folder is removed only after the new one is complete and on disk. `refuse` raises where
+    what is there by then must be spared: it is the caller's own check, made again.
 
     Raises:
         OutputExistsError: something is there, or came into being meanwhile, and `overwrite` is false; an empty folder
@@ -47,6 +50,8 @@ def staged_folder(destination: Path, *, overwrite: bool = False) -> Iterator[Pat
             with named_refusals(destination):
                 _fsync_tree(staging)
                 refuse_taken(destination, overwrite=overwrite)
+                if refuse is not None:
+                    refuse()
                 _swap(staging, place)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)

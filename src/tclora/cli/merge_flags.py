@@ -41,16 +41,14 @@ def merge_file_from(keys: Mapping[str, Any], flags: MergeFlags, *, where: str) -
     plain = plain_merge_file(merge_file_of(keys, where=where))
     if flags.method is not None:
         plain["merge_method"] = flags.method
+    if flags.top.get("seed") is not None:
+        _drop(plain, "seed")
     for name, value in {**_pairs(flags.param_words), **_given(flags.params)}.items():
         _set_parameter(plain, name, value)
     if flags.weights is not None:
         _drop(plain, "weight")
         plain["weights"] = _numbers(flags.weights, "--weights")
     plain["overrides"] = [*plain.get("overrides", ()), *_overrides(flags)]
-    if flags.top.get("seed") is not None:
-        if "seed" in {**_pairs(flags.param_words), **flags.params}:
-            raise ConfigError("the seed is given twice", where="--seed and --param seed", do="leave one of them out")
-        _drop(plain, "seed")
     for one, other in (("examples", "learned"), ("learned", "examples")):
         if flags.top.get(one) and not flags.top.get(other):
             plain.pop(other, None)

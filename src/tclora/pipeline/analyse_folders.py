@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from tclora.adapters import Adapter, check_mergeable, check_same_base, map_in_threads, read_adapter
@@ -66,10 +67,9 @@ def analyse_folders(request: AnalyseRequest, progress: Progress | None = None) -
     # In one order, whatever order the adapters were named in.
     analysis = replace(_analyse(adapters, request.settings, told), notes=tuple(sorted(notes)))
     if request.out is not None:
-        with staged_folder(Path(request.out), overwrite=request.overwrite) as staging:
+        again = partial(_check_output, request)
+        with staged_folder(Path(request.out), overwrite=request.overwrite, refuse=again) as staging:
             fill_analysis_folder(analysis, staging, command=request.command)
-            # What came into being there meanwhile is spared as well.
-            _check_output(request)
     wall_s = time.monotonic() - start
     told.end("analyse", wall_s=wall_s, skipped=False)
     return AnalyseResult(analysis, request.out, wall_s)

@@ -8,6 +8,7 @@ the servers' own rules, and against its source, before it appears.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tclora.adapters import (
@@ -185,7 +186,8 @@ def _write(request: FixRequest, plan: _Plan, servers: Sequence[str], shapes: Bas
     cut, errors = cut_rank(plan.adapter, plan.rank)
     worst = max(errors, key=lambda path: errors[path], default=None)
     flags = {server: flag for server in servers if (flag := _flag(server, plan.rank)) is not None}
-    with staged_folder(plan.out, overwrite=request.overwrite) as staging:
+    again = partial(refuse_existing, plan.out, overwrite=request.overwrite)
+    with staged_folder(plan.out, overwrite=request.overwrite, refuse=again) as staging:
         card = fix_card(plan.adapter, plan.rank, request.dtype, plan.fixed, errors)
         fill_adapter_folder(cut, staging, dtype=torch_dtype(request.dtype), rank=plan.rank, card=card)
         left = _findings(staging, servers, request.max_rank, plan.rank, shapes)
@@ -193,8 +195,6 @@ def _write(request: FixRequest, plan: _Plan, servers: Sequence[str], shapes: Bas
         if broken:
             raise _beyond(plan.adapter.name, plan.source, broken)
         distances = module_distances(read_adapter(staging), plan.adapter)
-        # What came into being there meanwhile is spared as well.
-        refuse_existing(plan.out, overwrite=request.overwrite)
     return FixedCopy(
         adapter=plan.adapter.name,
         source=plan.source,

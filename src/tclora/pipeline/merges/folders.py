@@ -7,6 +7,7 @@ and with `verify` only if what was written proves right. It holds `merge.yaml`, 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tclora.adapters import Adapter, refuse_existing
@@ -43,7 +44,9 @@ def merge_folders(request: MergeRequest, progress: Progress | None = None) -> Me
     settled, learned = learn(request.file, request.device, prepared.adapters, prepared.settled, told)
     prepared = replace(prepared, settled=settled, learned=learned)
     told.begin("merge")
-    with staged_folder(Path(request.out), overwrite=request.overwrite) as staging, _spool(staging) as spool:
+    out = Path(request.out)
+    again = partial(refuse_existing, out, overwrite=request.overwrite)
+    with staged_folder(out, overwrite=request.overwrite, refuse=again) as staging, _spool(staging) as spool:
         result = _merge(prepared, spool, told)
         record = write_merged(result, staging, dtype=request.file.dtype, out=request.out, command=request.command)
         write_bytes(staging / MERGE_FILE_NAME, dump_merge_file(resolved_file(prepared)).encode())
@@ -53,8 +56,6 @@ def merge_folders(request: MergeRequest, progress: Progress | None = None) -> Me
             from tclora.pipeline.merges.verify import verify_merge
 
             record = add_verified(staging, record, verify_merge(staging, prepared, result, told))
-        # What came into being there meanwhile is spared as well.
-        refuse_existing(Path(request.out), overwrite=request.overwrite)
     for note in record.notes:
         told.note(note)
     told.end("merge", wall_s=record.wall_s, skipped=False)
